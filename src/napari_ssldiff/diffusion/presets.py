@@ -1,0 +1,72 @@
+"""How a canvas is sampled: small readable definitions over one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_ssldiff.diffusion.solvers import DPMSolver2M, PaperDDIM, Solver
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One way to sample.
+
+    Parameters
+    ----------
+    stride
+        Distance between windows as a share of the window.
+    weights
+        How overlapping x0 predictions are averaged: ``"uniform"`` or ``"cos2"``.
+    solver
+        Makes the solver from (schedule, steps, begin).
+    steps
+        Solver steps at full strength.
+    decode
+        ``"blend"``: large windows, cos² in their overlaps. ``"gaussian"``: the paper's, the
+        model's own window at ``stride`` with weight exp(-r²/0.8²).
+    guidance
+        The scale that belongs to the preset; ``None`` leaves it to the model.
+    """
+
+    name: str
+    stride: float
+    weights: str
+    solver: type[DPMSolver2M] | type[PaperDDIM]
+    steps: int
+    decode: str
+    guidance: float | None = None
+
+    def make_solver(self, schedule: Mapping[str, Any], steps: int, begin: int) -> Solver:
+        """A fresh solver for one run."""
+        return self.solver(schedule, steps, begin)
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("bulk", 0.75, "cos2", DPMSolver2M, 20, "blend"),
+        Preset("paper", 0.25, "uniform", PaperDDIM, 50, "gaussian", guidance=4.0),
+    )
+}
+
+
+def window_weights(kind: str, size: int) -> torch.Tensor:
+    """``(size, size)`` float32 positive weights of a window's positions.
+
+    ``cos2`` is cos² of the distance from the middle, floored at 1e-3 so that border latents
+    that only one window covers keep a weight; ``gaussian`` is exp(-r²/0.8²) on [-1, 1]².
+    """
+    place = torch.from_numpy((np.arange(size) + 0.5) / size * 2 - 1).float()
+    if kind == "uniform":
+        return torch.ones(size, size)
+    if kind == "cos2":
+        line = torch.cos(place * torch.pi / 2).square().clamp_min(1e-3)
+        return line[:, None] * line[None, :]
+    if kind == "gaussian":
+        return torch.exp(-(place[:, None].square() + place[None, :].square()) / 0.64)
+    raise ValueError(f"unknown window weights {kind!r}")

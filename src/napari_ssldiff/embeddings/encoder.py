@@ -1,0 +1,156 @@
+"""The encoder contract, on timm and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from napari_ssldiff.errors import ModelError
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What a field must know of the encoder that made it.
+
+    Parameters
+    ----------
+    id
+        Name, with enough of the weights' hash to tell versions apart.
+    resolution, unit
+        Length of one input pixel: ``"micrometer"`` or ``"meter"``.
+    cell
+        Edge in pixels, at ``resolution``, of the square that one embedding describes.
+    input
+        Edge in pixels that the network takes; cells are resized to it.
+    mean, std
+        Normalisation of [0, 1] RGB.
+    width
+        Length of an embedding.
+    token
+        ``"pooled"``: the library's pooled output; ``"cls"``: the first token of the last layer.
+    """
+
+    id: str
+    resolution: float
+    unit: str
+    cell: int
+    input: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    width: int
+    token: str = "pooled"
+
+
+class Encoder(Protocol):
+    """Turns cells into unit vectors."""
+
+    @property
+    def spec(self) -> EncoderSpec: ...
+
+    def embed(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """``(n, cell, cell, 3)`` uint8 → ``(n, width)`` float32 on the unit sphere."""
+        ...
+
+
+class NetworkEncoder:
+    """An :class:`Encoder` around a timm model or a transformers vision model.
+
+    Parameters
+    ----------
+    spec
+        The contract.
+    network
+        Weights loaded; a timm model or a transformers ``PreTrainedModel``.
+    device
+        Where it runs.
+    batch
+        Cells per network call.
+
+    Raises
+    ------
+    ModelError
+        If the network's output is not ``spec.width`` long.
+    """
+
+    def __init__(
+        self, spec: EncoderSpec, network: nn.Module, device: torch.device, batch: int = 128
+    ) -> None:
+        self.spec, self.device, self.batch = spec, device, batch
+        self.network = network.eval().to(device)
+        self._mean = torch.tensor(spec.mean, device=device)[:, None, None]
+        self._std = torch.tensor(spec.std, device=device)[:, None, None]
+        width = self._forward(torch.zeros(1, 3, spec.input, spec.input, device=device)).shape[-1]
+        if width != spec.width:
+            raise ModelError(
+                f"the encoder {spec.id} gives vectors of {width}, its card says {spec.width}"
+            )
+
+    @torch.inference_mode()
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        out: Any = self.network(images)
+        if isinstance(out, torch.Tensor):
+            return out.float()
+        if self.spec.token == "cls":
+            return out.last_hidden_state[:, 0].float()  # type: ignore[no-any-return]
+        return out.pooler_output.float()  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def embed(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See :class:`Encoder`."""
+        out = np.empty((len(cells), self.spec.width), np.float32)
+        for first in range(0, len(cells), self.batch):
+            part = np.ascontiguousarray(cells[first : first + self.batch])
+            x = torch.from_numpy(part).to(self.device).permute(0, 3, 1, 2).float() / 255
+            if x.shape[-1] != self.spec.input:
+                size = (self.spec.input, self.spec.input)
+                x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
+            vectors = F.normalize(self._forward((x - self._mean) / self._std), dim=-1)
+            out[first : first + len(part)] = vectors.cpu().numpy()
+        return out
+
+
+def build_network(library: str, name: str, options: Mapping[str, Any], width: int) -> nn.Module:
+    """An encoder network without weights.
+
+    Parameters
+    ----------
+    library
+        ``"timm"`` (``name`` is a timm architecture) or ``"transformers"`` (``name`` is a local
+        folder in the hub's layout, whose weights are loaded).
+    options
+        Passed to ``timm.create_model``; lists become tuples.
+
+    Raises
+    ------
+    ModelError
+        If the library or the architecture is unknown.
+    """
+    if library == "timm":
+        import timm
+
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        head = {} if "num_classes" in arguments else {"num_classes": width}
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=False, **head, **arguments)
+        except RuntimeError as error:
+            raise ModelError(f"timm does not know the architecture {name!r}: {error}") from None
+        return model
+    if library == "transformers":
+        from transformers import AutoModel
+
+        try:
+            loaded: nn.Module = AutoModel.from_pretrained(
+                name, local_files_only=True, use_safetensors=True, **options
+            )
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"cannot load the encoder from {name}: {reason}") from None
+        return loaded
+    raise ModelError(f"unknown encoder library {library!r}: timm and transformers are known")

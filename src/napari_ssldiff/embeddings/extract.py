@@ -1,0 +1,161 @@
+"""A region of a scene → an :class:`EmbeddingField`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import dask
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_ssldiff.embeddings.encoder import Encoder, EncoderSpec
+from napari_ssldiff.embeddings.field import EmbeddingField
+from napari_ssldiff.errors import InputError
+from napari_ssldiff.geometry import Box
+from napari_ssldiff.scenes import PixelSize, Scene, read_at
+
+#: Rows × columns of cells that are read and embedded together.
+BLOCK = 8
+
+
+def grid_scale(scene: Scene, spec: EncoderSpec) -> tuple[float, float]:
+    """Level-0 pixels per pixel of the encoder's resolution, ``(y, x)``.
+
+    A scene without a physical pixel size is taken to be at the encoder's resolution.
+
+    Raises
+    ------
+    InputError
+        If the scene is measured in another kind of unit (a slide for a satellite model).
+    """
+    size = scene.encoder_pixel_size
+    if size.unit == "pixel":
+        return 1.0, 1.0
+    if size.unit != spec.unit:
+        raise InputError(
+            f"{scene.name} has pixels in {size.unit}, the encoder {spec.id} works in {spec.unit}: "
+            "choose a model of the same domain"
+        )
+    return spec.resolution / size.y, spec.resolution / size.x
+
+
+def read_grid(scene: Scene, box: Box, spec: EncoderSpec) -> NDArray[np.uint8]:
+    """``(h, w, 3)`` uint8 of ``box``, in pixels of the encoder's resolution."""
+    sy, sx = grid_scale(scene, spec)
+    own = scene.encoder_pixel_size
+    return read_at(scene, box, PixelSize(own.y * sy, own.x * sx, own.unit))
+
+
+def holds_tissue(cells: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Which of ``(n, s, s, 3)`` cells differ from the background in colour or have contrast.
+
+    Background is near-uniform: a mean within 12 grey levels of the scene's background and a
+    standard deviation below 8.
+    """
+    values = cells.astype(np.float32)
+    away = np.abs(values.mean(axis=(1, 2)) - np.asarray(background)).max(-1) > 12
+    rough = values.std(axis=(1, 2)).max(-1) > 8
+    return np.asarray(away | rough)
+
+
+def _cache_file(scene: Scene, encoder: Encoder, box: Box, folder: Path) -> Path | None:
+    path = Path(scene.path)
+    if not path.is_file():
+        return None
+    status = path.stat()
+    key = [
+        str(path.resolve()), status.st_size, status.st_mtime_ns, encoder.spec.id, box.to_list(),
+        repr(scene.display),
+    ]
+    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+
+
+def embed_box(
+    scene: Scene,
+    box: Box,
+    encoder: Encoder,
+    *,
+    cache: Path | None = None,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+    check: Callable[[], None] = lambda: None,
+) -> EmbeddingField:
+    """Embed every cell of a box.
+
+    Blocks of cells are read by dask's threads one ahead of the encoder, so memory holds two
+    rows of blocks however large the box is.
+
+    Parameters
+    ----------
+    scene
+        Where to read.
+    box
+        In pixels of the encoder's resolution, anchored at the scene's origin. Cells start at
+        its corner; the last row and column may reach beyond it.
+    cache
+        Folder of finished fields; ``None`` for no cache.
+    progress
+        Told ``(cells done, cells)``.
+    check
+        Called between blocks; raises to cancel.
+
+    Returns
+    -------
+    A field in level-0 pixels with its background mask.
+    """
+    spec = encoder.spec
+    stored = _cache_file(scene, encoder, box, cache) if cache else None
+    if stored and stored.exists():
+        try:
+            return EmbeddingField.load(stored)
+        except InputError:
+            stored.unlink(missing_ok=True)  # a damaged cache entry is no reason to stop
+    cell = spec.cell
+    rows, columns = -(-box.h // cell), -(-box.w // cell)
+    vectors = np.empty((rows, columns, spec.width), np.float32)
+    valid = np.empty((rows, columns), bool)
+
+    def read(r: int, c: int) -> NDArray[np.uint8]:
+        h, w = min(BLOCK, rows - r), min(BLOCK, columns - c)
+        place = Box(box.y + r * cell, box.x + c * cell, h * cell, w * cell)
+        pixels = read_grid(scene, place, spec)
+        cells = pixels.reshape(h, cell, w, cell, 3).transpose(0, 2, 1, 3, 4)
+        return cells.reshape(h * w, cell, cell, 3)
+
+    done = 0
+    for r in range(0, rows, BLOCK):
+        starts = range(0, columns, BLOCK)
+        for group in (starts[i : i + 4] for i in range(0, len(starts), 4)):
+            check()
+            blocks = dask.compute(  # type: ignore[no-untyped-call]
+                *(dask.delayed(read)(r, c) for c in group), scheduler="threads"
+            )
+            for c, cells in zip(group, blocks, strict=True):
+                check()
+                h, w = min(BLOCK, rows - r), min(BLOCK, columns - c)
+                vectors[r : r + h, c : c + w] = encoder.embed(cells).reshape(h, w, -1)
+                valid[r : r + h, c : c + w] = holds_tissue(cells, scene.background).reshape(h, w)
+                done += h * w
+                progress(done, rows * columns)
+    sy, sx = grid_scale(scene, spec)
+    field = EmbeddingField(
+        vectors=vectors,
+        origin=(box.y * sy, box.x * sx),
+        cell=(cell * sy, cell * sx),
+        encoder=spec.id,
+        resolution=spec.resolution,
+        unit=spec.unit,
+        valid=valid,
+    )
+    if stored:
+        try:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            scratch = stored.with_name(f"{stored.name}.{os.getpid()}")
+            field.save(scratch)
+            scratch.replace(stored)
+        except OSError:
+            pass  # a cache that cannot be written only costs time
+    return field

@@ -1,0 +1,175 @@
+"""From a card to modules with weights: safetensors only, checked by sha256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import diffusers
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from napari_ssldiff.diffusion.autoencoder import Autoencoder
+from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
+from napari_ssldiff.diffusion.conditioning import TokenProjection
+from napari_ssldiff.embeddings.encoder import EncoderSpec, NetworkEncoder, build_network
+from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models.card import ModelCard
+from napari_ssldiff.models.registry import get_card
+
+
+@dataclass
+class ModelBundle:
+    """A loaded model: encoder and denoiser on one device.
+
+    Parameters
+    ----------
+    card
+        What it is.
+    encoder
+        Makes the embeddings that condition it.
+    denoiser
+        Autoencoder, network and projection.
+    device
+        Where everything runs.
+    """
+
+    card: ModelCard
+    encoder: NetworkEncoder
+    denoiser: Denoiser
+    device: torch.device
+
+    @property
+    def hash(self) -> str:
+        """sha256 that names these weights."""
+        return self.card.hash
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The engine's view of the model."""
+        return self.denoiser.spec
+
+    @cached_property
+    def evaluation_encoder(self) -> NetworkEncoder:
+        """A second encoder of another objective, for measurement only.
+
+        Raises
+        ------
+        ModelError
+            If the card has none.
+        """
+        return _encoder(self.card, "evaluation_encoder", self.device)
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """``auto`` (CUDA, then MPS, then CPU), or what ``name`` says.
+
+    Raises
+    ------
+    ModelError
+        If that device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"unknown device {name!r}: use auto, cpu, cuda or mps") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {name!r} was asked for, but torch sees no CUDA GPU; use cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError(f"device {name!r} was asked for, but torch sees no Apple GPU; use cpu")
+    return device
+
+
+def _tensors(card: ModelCard, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    out: dict[str, torch.Tensor] = {}
+    for name in names:
+        path = card.weight_path(name)
+        if hashlib.sha256(path.read_bytes()).hexdigest() != card.weights[name]:
+            raise ModelError(f"{path} is damaged: its sha256 is not the card's; install it again")
+        try:
+            out |= {k: v.float() for k, v in load_file(path).items()}
+        except SafetensorError as error:
+            raise ModelError(f"cannot read the weights {path}: {error}") from None
+    return out
+
+
+def _fill(card: ModelCard, module: torch.nn.Module, names: Iterable[str]) -> None:
+    try:
+        module.load_state_dict(_tensors(card, names))
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise ModelError(f"the weights of {card.id} do not fit its card: {detail}") from None
+
+
+def _stock(part: Mapping[str, Any]) -> torch.nn.Module:
+    kind = getattr(diffusers, str(part["class"]), None)
+    if kind is None:
+        raise ModelError(f"diffusers has no class {part['class']!r}")
+    module: torch.nn.Module = kind(**part["config"])
+    return module
+
+
+def _encoder(card: ModelCard, key: str, device: torch.device) -> NetworkEncoder:
+    if key not in card.parts:
+        raise ModelError(f"the card of {card.id} has no {key}")
+    part = card.parts[key]
+    spec = EncoderSpec(
+        id=f"{part['id']}@{hashlib.sha256(repr(sorted(card.weights[w] for w in part['weights'])).encode()).hexdigest()[:12]}",
+        resolution=card.resolution,
+        unit=card.unit,
+        cell=card.cell,
+        input=int(part["input"]),
+        mean=tuple(part["mean"]),
+        std=tuple(part["std"]),
+        width=int(part["width"]),
+        token=part.get("token", "pooled"),
+    )
+    network = build_network(part["library"], part["name"], part.get("options", {}), spec.width)
+    _fill(card, network, part["weights"])
+    return NetworkEncoder(spec, network, device)
+
+
+def load_bundle(model: str | ModelCard, device: str = "auto") -> ModelBundle:
+    """Load a model by id, folder or card.
+
+    Raises
+    ------
+    ModelError
+        If it is unknown, incomplete or damaged, or the device is not there.
+    """
+    card = model if isinstance(model, ModelCard) else get_card(model)
+    where = resolve_device(device)
+    vae, unet, tokens = (card.parts[k] for k in ("autoencoder", "denoiser", "conditioning"))
+    factor = int(vae["factor"])
+    spec = ModelSpec(
+        window=card.window,
+        tokens=card.window // card.cell,
+        token_width=int(card.parts["encoder"]["width"]),
+        latent_channels=int(vae["channels"]),
+        latent_factor=factor,
+        prediction=unet["prediction"],
+        schedule=dict(card.parts["scheduler"]),
+    )
+    autoencoder = Autoencoder(_stock(vae), int(vae.get("patch", 1)), spec.latent_channels)
+    _fill(card, autoencoder, vae["weights"])
+    network = _stock(unet)
+    _fill(card, network, unet["weights"])
+    projection = TokenProjection(
+        spec.tokens, spec.token_width, int(tokens["context"]), int(tokens["spatial"]),
+        spec.window_latents,
+    )
+    _fill(card, projection, tokens["weights"])
+    return ModelBundle(
+        card,
+        _encoder(card, "encoder", where),
+        Denoiser(spec, autoencoder, network, projection, where),
+        where,
+    )

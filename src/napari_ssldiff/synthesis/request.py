@@ -1,0 +1,145 @@
+"""Everything that a result depends on, in one frozen, serialisable, hashable value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from napari_ssldiff.embeddings.field import EmbeddingField
+from napari_ssldiff.errors import InputError
+from napari_ssldiff.geometry import Region
+
+Grid = Literal["source", "model"]
+PRESETS = ("bulk", "paper")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The scene that a request refers to.
+
+    ``shape`` is ``(h, w)`` of level 0; ``pixel_size`` is ``(y, x)`` in ``unit`` as the encoder
+    sees it (on the ground for map projections).
+    """
+
+    path: str
+    shape: tuple[int, int]
+    pixel_size: tuple[float, float]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How to sample.
+
+    Parameters
+    ----------
+    preset
+        ``"bulk"`` or ``"paper"``; see :mod:`napari_ssldiff.diffusion.presets`.
+    steps
+        Solver steps, at least 1; ``None`` takes the preset's.
+    guidance
+        Classifier-free guidance scale as diffusers defines it (1 = none); ``None`` takes the
+        model's.
+    strength
+        1 starts from pure noise, 0 is the autoencoder round trip.
+    seed
+        0 … 2**63 - 1.
+    """
+
+    preset: str = "bulk"
+    steps: int | None = None
+    guidance: float | None = None
+    strength: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise InputError(f"unknown preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise InputError(f"steps must be between 1 and 1000, got {self.steps}")
+        if self.guidance is not None and not 0 <= self.guidance <= 100:
+            raise InputError(f"guidance must be between 0 and 100, got {self.guidance}")
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"strength must be between 0 and 1, got {self.strength}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"the seed must be between 0 and 2**63 - 1, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class SynthesisRequest:
+    """One synthesis, complete: the same request gives the same pixels.
+
+    Parameters
+    ----------
+    model, model_hash
+        Identifier of the bundle and sha256 over its weights.
+    field
+        What to paint: the grid of embeddings.
+    region
+        Where to paint it, in level-0 pixels of the source.
+    source
+        The scene; its pixels are read only where ``sampler.strength`` < 1.
+    sampler
+        Preset, steps, guidance, strength and seed.
+    grid
+        ``"source"``: output in level-0 pixels; ``"model"``: at the model's resolution.
+    feather
+        Width in output pixels over which the composite mask fades in, inside the region.
+    """
+
+    model: str
+    model_hash: str
+    field: EmbeddingField
+    region: Region
+    source: Source
+    sampler: Sampler = Sampler()
+    grid: Grid = "source"
+    feather: int = 0
+
+    def __post_init__(self) -> None:
+        if self.grid not in ("source", "model"):
+            raise InputError(f"grid must be 'source' or 'model', got {self.grid!r}")
+        if self.feather < 0:
+            raise InputError(f"feather must be at least 0 pixels, got {self.feather}")
+
+    def with_(self, **changes: Any) -> SynthesisRequest:
+        """A copy with fields replaced."""
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form; :meth:`from_dict` restores an equal request."""
+        return {
+            "model": self.model,
+            "model_hash": self.model_hash,
+            "field": self.field.to_dict(),
+            "region": self.region.to_list(),
+            "source": asdict(self.source),
+            "sampler": asdict(self.sampler),
+            "grid": self.grid,
+            "feather": self.feather,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SynthesisRequest:
+        """The request that :meth:`to_dict` described."""
+        source = dict(data["source"])
+        source["shape"] = tuple(source["shape"])
+        source["pixel_size"] = tuple(source["pixel_size"])
+        return cls(
+            model=data["model"],
+            model_hash=data["model_hash"],
+            field=EmbeddingField.from_dict(data["field"]),
+            region=Region.from_vertices(data["region"]),
+            source=Source(**source),
+            sampler=Sampler(**data["sampler"]),
+            grid=data["grid"],
+            feather=data["feather"],
+        )
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the canonical JSON form."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()

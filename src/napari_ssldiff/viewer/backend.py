@@ -1,0 +1,145 @@
+"""The engine as the viewer needs it; the real one is imported where it is first called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from napari_ssldiff.geometry import Region
+from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.viewer.session import Parameters
+
+if TYPE_CHECKING:
+    from napari_ssldiff.synthesis.events import Event
+    from napari_ssldiff.synthesis.request import SynthesisRequest
+
+#: Called with the stage in words, the work done and the work in all.
+ProgressCall = Callable[[str, float, float], None]
+
+
+class Card(Protocol):
+    """What the viewer shows of a model."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def domain(self) -> str: ...
+    @property
+    def resolution(self) -> float: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def guidance(self) -> float: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def description(self) -> str: ...
+
+
+class Cancel(Protocol):
+    """A token that stops the engine within one network call."""
+
+    def cancel(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Models and synthesis. ``models`` and ``choose`` are called on the main thread and must be
+    quick; all else is called on the worker's."""
+
+    def models(self) -> Sequence[Card]: ...
+    def choose(self, scene: Scene) -> Card: ...
+    def devices(self) -> tuple[str, ...]: ...
+    def new_cancel(self) -> Cancel: ...
+    def load(self, model_id: str, device: str) -> Any: ...
+    def make_request(
+        self,
+        scene: Scene,
+        region: Region,
+        bundle: Any,
+        parameters: Parameters,
+        *,
+        progress: ProgressCall,
+        cancel: Any,
+    ) -> SynthesisRequest: ...
+    def synthesize(
+        self, request: SynthesisRequest, *, bundle: Any, scene: Scene, cancel: Any
+    ) -> Iterator[Event]: ...
+
+
+class EngineBackend:
+    """This package's own engine, in this process."""
+
+    def models(self) -> Sequence[Card]:
+        """Cards of all models at hand; loads no torch."""
+        from napari_ssldiff.models import list_models
+
+        cards: Sequence[Card] = list_models()
+        return cards
+
+    def choose(self, scene: Scene) -> Card:
+        """The card nearest in domain and resolution."""
+        from napari_ssldiff.models import choose_model
+
+        card: Card = choose_model(scene)
+        return card
+
+    def devices(self) -> tuple[str, ...]:
+        """Devices that torch can use here; ``"cpu"`` is always one."""
+        import torch
+
+        found = ["cpu"]
+        if torch.cuda.is_available():
+            found.append("cuda")
+        if torch.backends.mps.is_available():
+            found.append("mps")
+        return tuple(found)
+
+    def new_cancel(self) -> Cancel:
+        """A token for one job."""
+        from napari_ssldiff.synthesis import CancelToken
+
+        token: Cancel = CancelToken()
+        return token
+
+    def load(self, model_id: str, device: str) -> Any:
+        """The model on its device; takes seconds."""
+        from napari_ssldiff.models import load_bundle
+
+        return load_bundle(model_id, device)
+
+    def make_request(
+        self,
+        scene: Scene,
+        region: Region,
+        bundle: Any,
+        parameters: Parameters,
+        *,
+        progress: ProgressCall,
+        cancel: Any,
+    ) -> SynthesisRequest:
+        """Embed the region; output in the source's own pixels."""
+        from napari_ssldiff.synthesis import make_request
+        from napari_ssldiff.synthesis.request import Sampler
+
+        sampler = Sampler(
+            preset=parameters.preset,
+            steps=parameters.steps,
+            guidance=parameters.guidance,
+            strength=parameters.strength,
+            seed=parameters.seed,
+        )
+        request: SynthesisRequest = make_request(
+            scene, region, bundle, sampler, grid="source", progress=progress, cancel=cancel
+        )
+        return request
+
+    def synthesize(
+        self, request: SynthesisRequest, *, bundle: Any, scene: Scene, cancel: Any
+    ) -> Iterator[Event]:
+        """The events of one synthesis."""
+        from napari_ssldiff.synthesis import synthesize
+
+        events: Iterator[Event] = synthesize(request, bundle=bundle, scene=scene, cancel=cancel)
+        return events

@@ -1,0 +1,171 @@
+"""What the worker does: vary a region, export a part of a scene."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_ssldiff.errors import Cancelled
+from napari_ssldiff.export.composite import Composite
+from napari_ssldiff.export.ome_zarr import write_ome_zarr
+from napari_ssldiff.export.overlay_store import OverlayStore
+from napari_ssldiff.export.provenance import provenance_of
+from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.viewer.messages import (
+    JobPainted,
+    JobPrepared,
+    JobPreview,
+    JobProgress,
+    Message,
+)
+from napari_ssldiff.viewer.session import Parameters, duration
+from napari_ssldiff.viewer.worker import Engine, JobControl
+
+Post = Callable[[Message], None]
+_numbers = itertools.count(1)
+_INTERVAL = 0.05  # seconds between two progress messages: more only keep the main thread busy
+
+
+def _next_id() -> int:
+    return next(_numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateJob:
+    """Vary one region of a scene into an overlay.
+
+    Parameters
+    ----------
+    scene, region
+        What to vary, in level-0 pixels.
+    model_id, device
+        Which model, and where it runs.
+    parameters
+        How to sample.
+    paint
+        Takes finished pixels, ``(h, w, 4)`` uint8 over a box, on the worker's thread, and gives
+        the part that changed.
+    """
+
+    scene: Scene
+    region: Region
+    model_id: str
+    device: str
+    parameters: Parameters
+    paint: Callable[[Box, NDArray[np.uint8]], Box]
+    id: int = field(default_factory=_next_id)
+
+    def run(self, engine: Engine, control: JobControl, post: Post) -> str:
+        """Load, embed, sample, paint."""
+        # Loads the engine and torch the first time: here, and not at the module's import.
+        from napari_ssldiff.synthesis.events import Finished, Preview, Progress, TileDone
+
+        report = Reporter(self.id, post)
+        report("Loading the model")
+        bundle = engine.bundle(self.model_id, self.device)
+        token = engine.backend.new_cancel()
+        control.attach(token)
+        control.raise_if_cancelled()
+        report("Reading the region")
+        request = engine.backend.make_request(
+            self.scene, self.region, bundle, self.parameters, progress=report, cancel=token
+        )
+        facts = {"device": str(getattr(bundle, "device", self.device)), "crs": self.scene.crs}
+        post(JobPrepared(self.id, provenance_of(request, extra=facts)))
+        report("Starting to sample")
+        seconds, tiles = 0.0, 0
+        events = engine.backend.synthesize(request, bundle=bundle, scene=self.scene, cancel=token)
+        try:
+            for event in events:
+                if isinstance(event, Progress):
+                    report(event.stage, event.done, event.total)
+                elif isinstance(event, Preview):
+                    post(JobPreview(self.id, event.box, event.pixels))
+                elif isinstance(event, TileDone):
+                    tiles += 1
+                    changed = self.paint(event.box, event.pixels)
+                    if changed.area:
+                        post(JobPainted(self.id, changed))
+                elif isinstance(event, Finished):
+                    seconds = event.seconds
+                control.raise_if_cancelled()
+        except Cancelled:
+            kept = f"; {tiles} finished tiles stay" if tiles else ""
+            raise Cancelled(f"Cancelled{kept}.") from None
+        finally:
+            # A generator left half-way would hold the model's tensors until it is collected.
+            close = getattr(events, "close", None)
+            if close is not None:
+                close()
+        b = self.region.bounds
+        return f"{b.w} × {b.h} px varied in {duration(seconds)} (seed {self.parameters.seed})."
+
+
+@dataclass(frozen=True, eq=False)
+class ExportJob:
+    """Write a part of a scene, with what is synthetic in it, as OME-Zarr.
+
+    Parameters
+    ----------
+    scene, box
+        What to write, in level-0 pixels.
+    store
+        The overlay, or ``None`` where nothing is synthetic.
+    path, version
+        Where to, and as which OME-Zarr.
+    provenance
+        Of the overlay's pixels.
+    """
+
+    scene: Scene
+    box: Box
+    store: OverlayStore | None
+    path: Path
+    version: Literal["0.5", "0.4"] = "0.5"
+    provenance: Mapping[str, Any] | None = None
+    id: int = field(default_factory=_next_id)
+
+    def run(self, engine: Engine, control: JobControl, post: Post) -> str:
+        """Write it; the output appears whole or not at all."""
+        scene, box, size = self.scene, self.box, self.scene.pixel_size
+        image = Composite(scene, box, self.store)
+        report = Reporter(self.id, post)
+        report("Exporting")
+        written = write_ome_zarr(
+            self.path,
+            image,
+            pixel_size=size,
+            translation=(scene.origin[0] + box.y * size.y, scene.origin[1] + box.x * size.x),
+            synthetic=None if self.store is None else image.synthetic,
+            provenance=self.provenance,
+            version=self.version,
+            name=self.path.name.removesuffix(".zarr").removesuffix(".ome"),
+            progress=lambda done, total: report("Exporting", done, total),
+            cancel=lambda: control.cancelled,
+        )
+        return f"Exported {box.w} × {box.h} px to {written}"
+
+
+class Reporter:
+    """Posts progress, at most every twentieth of a second except where the stage changes."""
+
+    def __init__(self, job: int, post: Post) -> None:
+        self._job, self._post = job, post
+        self._stage, self._last = "", 0.0
+
+    def __call__(self, stage: str, done: float = 0, total: float = 0) -> None:
+        """Report ``done`` of ``total``; a total of 0 means that nobody knows."""
+        now = time.monotonic()
+        if stage == self._stage and now - self._last < _INTERVAL and done < total:
+            return
+        self._stage, self._last = stage, now
+        fraction = min(1.0, max(0.0, done / total)) if total > 0 else None
+        self._post(JobProgress(self._job, stage[:1].upper() + stage[1:], fraction))

@@ -1,0 +1,97 @@
+"""What the worker tells the main thread. Plain data, so that a process could send it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_ssldiff.geometry import Box
+
+
+@dataclass(frozen=True)
+class JobStarted:
+    """The worker has taken up ``job``."""
+
+    job: int
+
+
+@dataclass(frozen=True)
+class DevicesFound:
+    """Devices of this machine, known once torch is loaded."""
+
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """Where a job stands: the stage in words and its part done, in [0, 1] or unknown."""
+
+    job: int
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class JobPrepared:
+    """The request is complete; ``provenance`` is what its pixels will carry."""
+
+    job: int
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class JobPreview:
+    """The region as the sampler sees it now: ``(h, w, 3)`` uint8 over ``box``."""
+
+    job: int
+    box: Box
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class JobPainted:
+    """Finished pixels are in the overlay's store; ``box`` in level-0 pixels."""
+
+    job: int
+    box: Box
+
+
+@dataclass(frozen=True)
+class JobDone:
+    """The job is finished; ``text`` says what came of it."""
+
+    job: int
+    text: str
+
+
+@dataclass(frozen=True)
+class JobCancelled:
+    """The user stopped the job."""
+
+    job: int
+    text: str
+
+
+@dataclass(frozen=True)
+class JobFailed:
+    """The job broke; ``text`` is one line for the user."""
+
+    job: int
+    text: str
+
+
+Message: TypeAlias = (
+    JobStarted
+    | DevicesFound
+    | JobProgress
+    | JobPrepared
+    | JobPreview
+    | JobPainted
+    | JobDone
+    | JobCancelled
+    | JobFailed
+)

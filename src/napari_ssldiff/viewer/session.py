@@ -1,0 +1,112 @@
+"""What the user chose and how the work stands: a model that views listen to, free of Qt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from psygnal import SignalGroupDescriptor
+
+#: Solver steps of each preset.
+PRESET_STEPS = {"bulk": 20, "paper": 50}
+
+Severity = Literal["info", "success", "error"]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How to sample; the meaning is that of :class:`napari_ssldiff.synthesis.request.Sampler`.
+
+    Kept apart from it because that room may load torch.
+    """
+
+    strength: float = 1.0
+    guidance: float | None = None
+    steps: int | None = None
+    seed: int = 0
+    preset: str = "bulk"
+
+
+@dataclass(frozen=True)
+class WorkProgress:
+    """Stage in words, part done in [0, 1] (``None``: unknown) and seconds left, if known."""
+
+    stage: str = ""
+    fraction: float | None = None
+    seconds_left: float | None = None
+
+    @property
+    def text(self) -> str:
+        """One line for a progress bar."""
+        parts = [self.stage]
+        if self.fraction is not None:
+            parts.append(f"{self.fraction:.0%}")
+        if self.seconds_left is not None:
+            parts.append(f"{duration(self.seconds_left)} left")
+        return " · ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Status:
+    """The last word to the user."""
+
+    text: str = ""
+    severity: Severity = "info"
+
+
+@dataclass
+class Session:
+    """State shared by the dock widget's panels. Each field has a signal in ``events``."""
+
+    events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
+
+    model_id: str = ""
+    device: str = "auto"
+    devices: tuple[str, ...] = ()
+    parameters: Parameters = field(default_factory=Parameters)
+    busy: bool = False
+    cancelling: bool = False
+    waiting: int = 0
+    progress: WorkProgress = field(default_factory=WorkProgress)
+    status: Status = field(default_factory=Status)
+
+
+class Eta:
+    """Seconds left of a stage, from how fast it went so far.
+
+    Parameters
+    ----------
+    clock
+        Seconds, increasing.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stage = ""
+        self._start = (0.0, 0.0)
+
+    def update(self, stage: str, fraction: float | None) -> float | None:
+        """Seconds left, or ``None`` while a guess would be worth nothing."""
+        if fraction is None:
+            self._stage = ""
+            return None
+        now = self._clock()
+        if stage != self._stage or fraction < self._start[1]:
+            self._stage, self._start = stage, (now, fraction)
+            return None
+        elapsed, gained = now - self._start[0], fraction - self._start[1]
+        if gained <= 0 or elapsed < 0.5:
+            return None
+        return elapsed / gained * max(0.0, 1 - fraction)
+
+
+def duration(seconds: float) -> str:
+    """``"8 s"``, ``"2 min 05 s"`` or ``"1 h 10 min"``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,224 @@
+"""One thread that owns the model: jobs in, messages out, cancel at any time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from napari_ssldiff.errors import Cancelled, SSLDiffError
+from napari_ssldiff.viewer.backend import Backend, Cancel
+from napari_ssldiff.viewer.messages import (
+    DevicesFound,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    JobStarted,
+    Message,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class JobControl:
+    """Stops one job, whether it waits, loads a model or samples. Safe from threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._token: Cancel | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job shall stop."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Ask the job to stop. Safe to call twice."""
+        with self._lock:
+            self._cancelled = True
+            if self._token is not None:
+                self._token.cancel()
+
+    def attach(self, token: Cancel) -> None:
+        """Pass the wish on to the engine's own token.
+
+        That token is made late, on the worker's thread, because making it loads the engine.
+        """
+        with self._lock:
+            self._token = token
+            if self._cancelled:
+                token.cancel()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise :class:`Cancelled` if the job shall stop."""
+        if self._cancelled:
+            raise Cancelled("cancelled")
+
+
+class Engine:
+    """What the worker keeps between jobs: the backend and the model loaded last."""
+
+    def __init__(self, backend: Backend, post: Callable[[Message], None]) -> None:
+        self.backend = backend
+        self._post = post
+        self._loaded: tuple[tuple[str, str], Any] | None = None
+        self._asked = False
+
+    def bundle(self, model_id: str, device: str) -> Any:
+        """The model, loaded at most once in a row."""
+        key = (model_id, device)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # two models at once may not fit
+            self._loaded = (key, self.backend.load(model_id, device))
+        if not self._asked:
+            self._asked = True
+            self._post(DevicesFound(self.backend.devices()))
+        return self._loaded[1]
+
+    def drop(self) -> None:
+        """Forget the model, and with it the memory it holds."""
+        self._loaded = None
+
+
+class Job(Protocol):
+    """Something for the worker to do."""
+
+    @property
+    def id(self) -> int: ...
+
+    def run(self, engine: Engine, control: JobControl, post: Callable[[Message], None]) -> str:
+        """Do it on the worker's thread; say in one line what came of it, or raise."""
+
+
+class Worker:
+    """Runs jobs one after another on a thread of its own, started by the first of them.
+
+    Parameters
+    ----------
+    backend
+        The engine.
+    deliver
+        Called on the worker's thread with every message; must hand it over and return.
+    """
+
+    def __init__(self, backend: Backend, deliver: Callable[[Message], None]) -> None:
+        self._deliver = deliver
+        self._engine = Engine(backend, self._post)
+        self._condition = threading.Condition()
+        self._waiting: deque[tuple[Job, JobControl]] = deque()
+        self._active: tuple[Job, JobControl] | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Jobs not taken up yet."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is running or waiting."""
+        with self._condition:
+            return bool(self._waiting) or self._active is not None
+
+    def submit(self, job: Job) -> None:
+        """Queue a job behind the others.
+
+        Raises
+        ------
+        RuntimeError
+            If the worker was closed.
+        """
+        with self._condition:
+            if self._closed:
+                raise RuntimeError("the worker is closed")
+            self._waiting.append((job, JobControl()))
+            if self._thread is None:
+                # A daemon: a model stuck in a driver must not keep Python from ending.
+                self._thread = threading.Thread(
+                    target=self._loop, name="napari-ssldiff-worker", daemon=True
+                )
+                self._thread.start()
+            self._condition.notify()
+
+    def cancel(self, which: Callable[[Job], bool] = lambda job: True) -> int:
+        """Stop the jobs that ``which`` picks, running or waiting; how many there were.
+
+        A waiting job gives its :class:`JobCancelled` when its turn comes, which is at once.
+        """
+        with self._condition:
+            jobs = [*self._waiting, *([self._active] if self._active else [])]
+        chosen = [control for job, control in jobs if which(job)]
+        for control in chosen:
+            control.cancel()
+        return len(chosen)
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Cancel everything and end the thread; no message is delivered any more.
+
+        Returns
+        -------
+        Whether the thread has ended within ``timeout`` seconds.
+        """
+        with self._condition:
+            self._closed = True
+            self._waiting.clear()
+            active, thread = self._active, self._thread
+            self._condition.notify()
+        if active is not None:
+            active[1].cancel()
+        if thread is None:
+            return True
+        if thread is not threading.current_thread():
+            thread.join(timeout)
+        return not thread.is_alive()
+
+    def _post(self, message: Message) -> None:
+        if not self._closed:
+            self._deliver(message)
+
+    def _loop(self) -> None:
+        while True:
+            with self._condition:
+                while not (self._waiting or self._closed):
+                    self._condition.wait()
+                if self._closed:
+                    break
+                self._active = self._waiting.popleft()
+            last = self._run(*self._active)
+            with self._condition:
+                self._active = None
+            # After the job has left the queue: who hears of the end finds the worker free.
+            self._post(last)
+        self._engine.drop()
+
+    def _run(self, job: Job, control: JobControl) -> Message:
+        """Run one job; the message that reports its end."""
+        try:
+            control.raise_if_cancelled()
+            self._post(JobStarted(job.id))
+            return JobDone(job.id, job.run(self._engine, control, self._post))
+        except Cancelled as stop:
+            text = str(stop)
+            return JobCancelled(job.id, "" if text == "cancelled" else text)
+        except SSLDiffError as error:
+            return JobFailed(job.id, str(error))
+        except Exception as error:  # whatever breaks in the engine must not take napari down
+            if control.cancelled:
+                return JobCancelled(job.id, "")
+            logger.exception("job %s failed", job.id)
+            if _out_of_memory(error):
+                self._engine.drop()
+                return JobFailed(
+                    job.id,
+                    "the device ran out of memory: draw a smaller region or choose another device",
+                )
+            said = " ".join(str(error).split())[:200]
+            return JobFailed(job.id, f"{type(error).__name__}: {said}")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()

@@ -21,11 +21,17 @@ class Autoencoder(nn.Module):
         Folding early is what makes a CPU fast enough.
     channels
         Latent channels.
+    linear
+        Pixels per latent of a linear path beside the network, or 0 for none: a strided
+        convolution adds to the latents, its transpose to the pixels. Started at the principal
+        components of image patches it gives a small network all its latent channels at once.
     """
 
-    def __init__(self, network: nn.Module, patch: int, channels: int) -> None:
+    def __init__(self, network: nn.Module, patch: int, channels: int, linear: int = 0) -> None:
         super().__init__()
         self.network, self.patch = network, patch
+        self.analysis = nn.Conv2d(3, channels, linear, linear) if linear else None
+        self.synthesis = nn.ConvTranspose2d(channels, 3, linear, linear) if linear else None
         # Latents leave this class with mean 0 and variance 1 per channel.
         self.register_buffer("shift", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
@@ -35,17 +41,21 @@ class Autoencoder(nn.Module):
 
     def encode_raw(self, images: torch.Tensor) -> torch.Tensor:
         """``(n, 3, h, w)`` in [-1, 1] → the network's own latents."""
-        if self.patch > 1:
-            images = F.pixel_unshuffle(images, self.patch)
-        out: Any = self.network.encode(images)  # type: ignore[operator]
+        folded = F.pixel_unshuffle(images, self.patch) if self.patch > 1 else images
+        out: Any = self.network.encode(folded)  # type: ignore[operator]
+        z: torch.Tensor
         if hasattr(out, "latent_dist"):
-            return out.latent_dist.mode()  # type: ignore[no-any-return]
-        return out.latents  # type: ignore[no-any-return]
+            z = out.latent_dist.mode()
+        else:  # VQModel and AutoencoderTiny say "latents", AutoencoderDC says "latent".
+            z = out.latent if hasattr(out, "latent") else out.latents
+        return z if self.analysis is None else z + self.analysis(images)
 
     def decode_raw(self, latents: torch.Tensor) -> torch.Tensor:
         """The network's own latents → ``(n, 3, h, w)``, not clamped."""
         images: torch.Tensor = self.network.decode(latents).sample  # type: ignore[operator]
-        return F.pixel_shuffle(images, self.patch) if self.patch > 1 else images
+        if self.patch > 1:
+            images = F.pixel_shuffle(images, self.patch)
+        return images if self.synthesis is None else images + self.synthesis(latents)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """``(n, 3, h, w)`` float in [-1, 1] → ``(n, c, h/f, w/f)`` standardised latents."""

@@ -140,7 +140,9 @@ def sample(
     if needs_known:
         assert known is not None
         alpha, sigma = solver.level(todo.begin)
-        x = alpha * known + sigma * x
+        # At strength 1 no pixel of the source may shine through where latents are made.
+        start = known if task.strength < 1 or mask is None else (1 - mask) * known
+        x = alpha * start + sigma * x
     conditions = _conditions(model, task, todo)
     null = model.null_condition(1)
     weight = window_weights(preset.weights, spec.window_latents).to(device)
@@ -156,8 +158,13 @@ def sample(
             started = time.perf_counter()
             stacked = torch.stack([x[(slice(None), *w.slices)] for w in batch])
             made = _guided(
-                model, stacked, solver.timesteps[i], solver.level(i),
-                conditions[first : first + task.batch], null, task.guidance,
+                model,
+                stacked,
+                solver.timesteps[i],
+                solver.level(i),
+                conditions[first : first + task.batch],
+                null,
+                task.guidance,
             )
             counters.network_seconds += time.perf_counter() - started
             counters.evaluations += len(batch) * todo.passes

@@ -35,9 +35,7 @@ class Condition:
 def concatenate(parts: list[Condition]) -> Condition:
     """One batch from several."""
     spatial = [p.spatial for p in parts if p.spatial is not None]
-    return Condition(
-        torch.cat([p.context for p in parts]), torch.cat(spatial) if spatial else None
-    )
+    return Condition(torch.cat([p.context for p in parts]), torch.cat(spatial) if spatial else None)
 
 
 class TokenProjection(nn.Module):

@@ -25,9 +25,7 @@ class Solver(Protocol):
         """``(alpha, sigma)`` of the canvas before step ``i``: x = alpha·x0 + sigma·noise."""
         ...
 
-    def step(
-        self, i: int, x0: torch.Tensor, x: torch.Tensor, noise: Noise
-    ) -> torch.Tensor:
+    def step(self, i: int, x0: torch.Tensor, x: torch.Tensor, noise: Noise) -> torch.Tensor:
         """The canvas after step ``i``, from the fused prediction ``x0``."""
         ...
 

@@ -68,7 +68,12 @@ def _cache_file(scene: Scene, encoder: Encoder, box: Box, folder: Path) -> Path 
         return None
     status = path.stat()
     key = [
-        str(path.resolve()), status.st_size, status.st_mtime_ns, encoder.spec.id, box.to_list(),
+        str(path.resolve()),
+        status.st_size,
+        status.st_mtime_ns,
+        repr(encoder.spec),
+        scene.encoder_pixel_size.to_list(),
+        box.to_list(),
         repr(scene.display),
     ]
     return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_ssldiff.errors import InputError
+from napari_ssldiff.errors import InputError, OutputError
 
 Vectors = NDArray[np.float32]
 
@@ -209,15 +209,28 @@ class EmbeddingField:
             )
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InputError(f"not an embedding field: {error}") from None
 
     def save(self, path: str | Path) -> Path:
-        """Write one JSON file; the file appears whole or not at all."""
+        """Write one JSON file; the file appears whole or not at all.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
         path = Path(path)
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(self.to_dict()))
-        partial.replace(path)
+        try:
+            partial.write_text(json.dumps(self.to_dict()))
+            partial.replace(path)
+        except OSError as error:
+            if partial.is_file():
+                partial.unlink()
+            raise OutputError(
+                f"cannot write the field {path}: {error.strerror}; choose another place"
+            ) from error
         return path
 
     @classmethod
@@ -235,4 +248,6 @@ class EmbeddingField:
             raise InputError(f"no embedding field at {path}") from None
         except (UnicodeDecodeError, json.JSONDecodeError):
             raise InputError(f"{path} is not an embedding field (expected JSON)") from None
+        except OSError as error:
+            raise InputError(f"cannot read the field {path}: {error.strerror}") from None
         return cls.from_dict(data)

@@ -14,8 +14,22 @@ import yaml
 from napari_ssldiff.errors import ModelError
 
 _REQUIRED = (
-    "id", "name", "domain", "description", "resolution", "unit", "window", "cell", "guidance",
-    "autoencoder", "denoiser", "conditioning", "scheduler", "encoder", "licence", "weights",
+    "id",
+    "name",
+    "domain",
+    "description",
+    "resolution",
+    "unit",
+    "window",
+    "cell",
+    "guidance",
+    "autoencoder",
+    "denoiser",
+    "conditioning",
+    "scheduler",
+    "encoder",
+    "licence",
+    "weights",
 )
 
 
@@ -93,29 +107,43 @@ def read_card(path: Path) -> ModelCard:
     """
     try:
         data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot read the model card {path}: {error}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())  # YAML's errors run over several lines
+        raise ModelError(f"cannot read the model card {path}: {said}") from None
     missing = [k for k in _REQUIRED if not isinstance(data, dict) or k not in data]
     if missing:
         raise ModelError(f"{path} is not a model card: it lacks {', '.join(missing)}")
+    if not isinstance(data["weights"], dict):
+        raise ModelError(f"the card {path} must map weight files to their sha256")
     folder = path.parent.resolve()
     for name in data["weights"]:
         if not (folder / name).resolve().is_relative_to(folder.parent):
             raise ModelError(f"the card {path} names weights outside its folder: {name}")
-    names = ("autoencoder", "denoiser", "conditioning", "scheduler", "encoder",
-             "evaluation_encoder")
-    return ModelCard(
-        id=str(data["id"]),
-        name=str(data["name"]),
-        domain=str(data["domain"]),
-        description=str(data["description"]),
-        resolution=float(data["resolution"]),
-        unit=str(data["unit"]),
-        window=int(data["window"]),
-        cell=int(data["cell"]),
-        guidance=float(data["guidance"]),
-        parts={k: data[k] for k in names if k in data},
-        weights=dict(data["weights"]),
-        folder=folder,
-        extra={k: v for k, v in data.items() if k not in (*_REQUIRED, *names) or k == "licence"},
+    names = (
+        "autoencoder",
+        "denoiser",
+        "conditioning",
+        "scheduler",
+        "encoder",
+        "evaluation_encoder",
     )
+    try:
+        return ModelCard(
+            id=str(data["id"]),
+            name=str(data["name"]),
+            domain=str(data["domain"]),
+            description=str(data["description"]),
+            resolution=float(data["resolution"]),
+            unit=str(data["unit"]),
+            window=int(data["window"]),
+            cell=int(data["cell"]),
+            guidance=float(data["guidance"]),
+            parts={k: data[k] for k in names if k in data},
+            weights=dict(data["weights"]),
+            folder=folder,
+            extra={
+                k: v for k, v in data.items() if k not in (*_REQUIRED, *names) or k == "licence"
+            },
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the card {path} holds a value of the wrong kind: {error}") from None

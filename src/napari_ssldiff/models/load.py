@@ -81,8 +81,14 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ModelError(f"unknown device {name!r}: use auto, cpu, cuda or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ModelError(f"unknown device {name!r}: use auto, cpu, cuda or mps")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {name!r} was asked for, but torch sees no CUDA GPU; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ModelError(f"device {name!r} was asked for, but torch sees no Apple GPU; use cpu")
     return device
@@ -111,8 +117,8 @@ def _fill(card: ModelCard, module: torch.nn.Module, names: Iterable[str]) -> Non
 
 def _stock(part: Mapping[str, Any]) -> torch.nn.Module:
     kind = getattr(diffusers, str(part["class"]), None)
-    if kind is None:
-        raise ModelError(f"diffusers has no class {part['class']!r}")
+    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+        raise ModelError(f"diffusers has no network of the class {part['class']!r}")
     module: torch.nn.Module = kind(**part["config"])
     return module
 
@@ -121,8 +127,10 @@ def _encoder(card: ModelCard, key: str, device: torch.device) -> NetworkEncoder:
     if key not in card.parts:
         raise ModelError(f"the card of {card.id} has no {key}")
     part = card.parts[key]
+    digests = "".join(card.weights[name] for name in part["weights"])
+    version = hashlib.sha256(digests.encode()).hexdigest()[:12]
     spec = EncoderSpec(
-        id=f"{part['id']}@{hashlib.sha256(repr(sorted(card.weights[w] for w in part['weights'])).encode()).hexdigest()[:12]}",
+        id=f"{part['id']}@{version}",
         resolution=card.resolution,
         unit=card.unit,
         cell=card.cell,
@@ -147,6 +155,16 @@ def load_bundle(model: str | ModelCard, device: str = "auto") -> ModelBundle:
     """
     card = model if isinstance(model, ModelCard) else get_card(model)
     where = resolve_device(device)
+    try:
+        return _assemble(card, where)
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise ModelError(
+            f"the card of {card.id} does not describe a model: {type(error).__name__}: {said}"
+        ) from error
+
+
+def _assemble(card: ModelCard, where: torch.device) -> ModelBundle:
     vae, unet, tokens = (card.parts[k] for k in ("autoencoder", "denoiser", "conditioning"))
     factor = int(vae["factor"])
     spec = ModelSpec(
@@ -158,12 +176,17 @@ def load_bundle(model: str | ModelCard, device: str = "auto") -> ModelBundle:
         prediction=unet["prediction"],
         schedule=dict(card.parts["scheduler"]),
     )
-    autoencoder = Autoencoder(_stock(vae), int(vae.get("patch", 1)), spec.latent_channels)
+    autoencoder = Autoencoder(
+        _stock(vae), int(vae.get("patch", 1)), spec.latent_channels, int(vae.get("linear", 0))
+    )
     _fill(card, autoencoder, vae["weights"])
     network = _stock(unet)
     _fill(card, network, unet["weights"])
     projection = TokenProjection(
-        spec.tokens, spec.token_width, int(tokens["context"]), int(tokens["spatial"]),
+        spec.tokens,
+        spec.token_width,
+        int(tokens["context"]),
+        int(tokens["spatial"]),
         spec.window_latents,
     )
     _fill(card, projection, tokens["weights"])

@@ -17,11 +17,51 @@ from napari_ssldiff.training.data import ImageSet, draw_crops
 from napari_ssldiff.training.loop import Schedule, Trainer
 
 
-def build(network: dict[str, Any], patch: int) -> Autoencoder:
-    """An untrained :class:`Autoencoder`; ``network`` is ``{"class": …, **config}`` of diffusers."""
-    config = dict(network)
-    kind = getattr(diffusers, config.pop("class"))
-    return Autoencoder(kind(**config), patch, int(config["latent_channels"]))
+def build(config: dict[str, Any]) -> Autoencoder:
+    """An untrained :class:`Autoencoder`.
+
+    ``config["network"]`` is ``{"class": …, **config}`` of diffusers; ``patch`` and ``linear``
+    are those of :class:`Autoencoder`.
+    """
+    network = dict(config["network"])
+    kind = getattr(diffusers, network.pop("class"))
+    channels = int(network["latent_channels"])
+    return Autoencoder(kind(**network), int(config["patch"]), channels, int(config["linear"]))
+
+
+@torch.no_grad()
+def start_linear(model: Autoencoder, images: torch.Tensor) -> float:
+    """Set the linear path to the principal components of patches, and the network to silence.
+
+    Without it the channels of a small network all learn brightness first and take thousands of
+    steps to part.
+
+    Parameters
+    ----------
+    images
+        ``(n, 3, h, w)`` in [-1, 1].
+
+    Returns
+    -------
+    The share of the patches' variance that the latents keep.
+    """
+    assert model.analysis is not None
+    assert model.synthesis is not None
+    f, c = model.analysis.kernel_size[0], model.analysis.out_channels
+    patches = F.unfold(images, f, stride=f).transpose(1, 2).flatten(0, 1)
+    mean = patches.mean(0)
+    _, s, axes = torch.linalg.svd((patches - mean)[:40000], full_matrices=False)
+    deviation = s[:c] / min(len(patches), 40000) ** 0.5
+    axes = axes[:c].reshape(c, 3, f, f)
+    model.analysis.weight.copy_(axes / deviation[:, None, None, None])
+    model.analysis.bias.copy_(-(axes.flatten(1) @ mean) / deviation)  # type: ignore[union-attr]
+    model.synthesis.weight.copy_(axes * deviation[:, None, None, None])
+    model.synthesis.bias.copy_(mean.reshape(3, -1).mean(1))  # type: ignore[union-attr]
+    for name, layer in model.network.named_modules():
+        if name in ("encoder.conv_out", "decoder.conv_out"):
+            for parameter in layer.parameters():
+                parameter.zero_()
+    return float(s[:c].square().sum() / s.square().sum())
 
 
 def _gradients(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,6 +94,12 @@ def augment(crops: torch.Tensor, config: dict[str, Any], rng: np.random.Generato
     if config.get("light"):
         images = jitter_light(images, float(config["light"]), rng)
     return images.clamp(0, 1) * 2 - 1
+
+
+def calibration_images(sets: Sequence[ImageSet], count: int) -> torch.Tensor:
+    """``(count, 3, 256, 256)`` fixed crops in [-1, 1]."""
+    crops = draw_crops(sets, 256, count, np.random.default_rng(0))
+    return crops.float() / 127.5 - 1
 
 
 @torch.no_grad()
@@ -99,26 +145,34 @@ def train(
         Domains, each with its image sets and its augmentation (``stain``, ``light``); every
         batch holds equal parts of all.
     config
-        ``network``, ``patch``, ``batch``, ``crop``, ``latent_noise``, ``loss`` weights.
+        ``network``, ``patch``, ``crops`` (edges, in turn), ``pixels`` per batch,
+        ``latent_noise``, ``loss`` weights.
     """
     torch.manual_seed(int(config["seed"]))
-    model = build(config["network"], int(config["patch"])).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config["linear"]:
+        rng = np.random.default_rng(int(config["seed"]))
+        first = [augment(draw_crops(sets, 64, 256, rng), aug, rng) for sets, aug in groups]
+        start_linear(model, torch.cat(first))
     trainer = Trainer(model, directory, schedule, int(config["seed"]))
     weights, noise = config["loss"], float(config["latent_noise"])
-    share = int(config["batch"]) // len(groups)
+    # Small crops make many cheap steps; some large ones show the normalisation layers the
+    # statistics that they will meet on a canvas.
+    crops = [int(c) for c in config["crops"]]
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        parts = [
-            augment(draw_crops(sets, int(config["crop"]), share, rng), aug, rng)
-            for sets, aug in groups
-        ]
+        crop = crops[step % len(crops)]
+        share = max(1, round(int(config["pixels"]) / crop**2 / len(groups)))
+        parts = [augment(draw_crops(sets, crop, share, rng), aug, rng) for sets, aug in groups]
         real = torch.cat(parts).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             z = model.encode_raw(real)
             made = model.decode_raw(z + noise * torch.randn_like(z)).float()
         terms = reconstruction_loss(made, real)
-        # Keeps latents near unit size, where the added noise has a meaning.
-        terms["size"] = (z.float().square().mean(dim=(0, 2, 3)) - 1).abs().mean()
+        # Unit variance gives the added noise a meaning; no correlation keeps every channel busy.
+        flat = z.float().transpose(0, 1).flatten(1)
+        covariance = flat @ flat.T / flat.shape[1]
+        terms["whiteness"] = (covariance - torch.eye(len(flat))).square().mean()
         total = sum((weights[k] * v for k, v in terms.items()), real.new_zeros(()))
         terms["mse"] = F.mse_loss(made.detach(), real)
         return {"loss": total, **terms}
@@ -128,7 +182,7 @@ def train(
 
 def result(config: dict[str, Any], directory: Path) -> Autoencoder:
     """The averaged autoencoder of a run that was trained in ``directory``."""
-    model = build(config["network"], int(config["patch"]))
+    model = build(config)
     trainer = Trainer(model, directory, Schedule(steps=0))
     averaged = trainer.averaged
     assert isinstance(averaged, Autoencoder)

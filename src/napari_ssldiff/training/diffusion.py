@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
@@ -54,7 +55,10 @@ class Denoiser(nn.Module):
         self.projections = nn.ModuleDict(
             {
                 name: TokenProjection(
-                    side, width, int(config["context"]), int(config["spatial"]),
+                    side,
+                    width,
+                    int(config["context"]),
+                    int(config["spatial"]),
                     int(config["window"]) // f,
                 )
                 for name in domains
@@ -123,8 +127,36 @@ def prepare(
                 yield Sample(z[0].half(), field)
 
 
+def save_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Keep prepared samples for the next start; one safetensors file, whole or absent."""
+    tensors = {}
+    for i, sample in enumerate(samples):
+        tensors[f"{i}.latents"] = sample.latents.contiguous()
+        tensors[f"{i}.vectors"] = torch.from_numpy(sample.field.vectors.copy()).half()
+        tensors[f"{i}.place"] = torch.tensor([*sample.field.origin, *sample.field.cell])
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial)
+    partial.replace(path)
+
+
+def load_samples(path: Path) -> list[Sample]:
+    """What :func:`save_samples` wrote."""
+    tensors = load_file(path)
+    samples = []
+    for i in range(len(tensors) // 3):
+        oy, ox, ch, cw = tensors[f"{i}.place"].tolist()
+        field = EmbeddingField(
+            tensors[f"{i}.vectors"].float().numpy(), (oy, ox), (ch, cw), "training", 1.0, "pixel"
+        )
+        samples.append(Sample(tensors[f"{i}.latents"], field))
+    return samples
+
+
 def draw(
-    samples: Sequence[Sample], config: Mapping[str, Any], factor: int, count: int,
+    samples: Sequence[Sample],
+    config: Mapping[str, Any],
+    factor: int,
+    count: int,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``(count, c, w, w)`` latent windows and their ``(count, k², d)`` tokens.
@@ -195,16 +227,18 @@ def train(
         with torch.autocast("cpu", torch.bfloat16):
             made = model(xt.contiguous(memory_format=torch.channels_last), t, condition)
         error = F.mse_loss(made.float(), target, reduction="none").mean(dim=(1, 2, 3))
-        parts = {
-            f"loss_{n}": e.mean() for n, e in zip(domains, error.split(share), strict=True)
-        }
+        parts = {f"loss_{n}": e.mean() for n, e in zip(domains, error.split(share), strict=True)}
         return {"loss": error.mean(), **parts}
 
     yield from trainer.run(loss, log_every=50)
 
 
 def result(
-    config: Mapping[str, Any], domains: Sequence[str], width: int, channels: int, factor: int,
+    config: Mapping[str, Any],
+    domains: Sequence[str],
+    width: int,
+    channels: int,
+    factor: int,
     directory: Path,
 ) -> Denoiser:
     """The averaged denoiser of a run that was trained in ``directory``."""

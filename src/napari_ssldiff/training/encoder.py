@@ -99,9 +99,7 @@ def train(
     def loss(step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         sets, aug = groups[step % len(groups)]
         crops = draw_crops(sets, size * 3 // 2, int(config["batch"]), rng)
-        views = [
-            normalise_input(view(crops, size, rng, **config["view"], **aug)) for _ in range(2)
-        ]
+        views = [normalise_input(view(crops, size, rng, **config["view"], **aug)) for _ in range(2)]
         images = torch.cat(views).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             z = model(images)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.viewer.native import load_triton_apart
 from napari_ssldiff.viewer.session import Parameters
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Backend(Protocol):
     ) -> SynthesisRequest: ...
     def synthesize(
         self, request: SynthesisRequest, *, bundle: Any, scene: Scene, cancel: Any
-    ) -> Iterator[Event]: ...
+    ) -> Generator[Event, None, None]: ...
 
 
 class EngineBackend:
@@ -87,6 +88,7 @@ class EngineBackend:
 
     def devices(self) -> tuple[str, ...]:
         """Devices that torch can use here; ``"cpu"`` is always one."""
+        load_triton_apart()
         import torch
 
         found = ["cpu"]
@@ -105,6 +107,7 @@ class EngineBackend:
 
     def load(self, model_id: str, device: str) -> Any:
         """The model on its device; takes seconds."""
+        load_triton_apart()
         from napari_ssldiff.models import load_bundle
 
         return load_bundle(model_id, device)
@@ -137,9 +140,8 @@ class EngineBackend:
 
     def synthesize(
         self, request: SynthesisRequest, *, bundle: Any, scene: Scene, cancel: Any
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """The events of one synthesis."""
         from napari_ssldiff.synthesis import synthesize
 
-        events: Iterator[Event] = synthesize(request, bundle=bundle, scene=scene, cancel=cancel)
-        return events
+        yield from synthesize(request, bundle=bundle, scene=scene, cancel=cancel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -74,37 +75,36 @@ class GenerateJob:
         token = engine.backend.new_cancel()
         control.attach(token)
         control.raise_if_cancelled()
-        report("Reading the region")
-        request = engine.backend.make_request(
-            self.scene, self.region, bundle, self.parameters, progress=report, cancel=token
-        )
-        facts = {"device": str(getattr(bundle, "device", self.device)), "crs": self.scene.crs}
-        post(JobPrepared(self.id, provenance_of(request, extra=facts)))
-        report("Starting to sample")
         seconds, tiles = 0.0, 0
-        events = engine.backend.synthesize(request, bundle=bundle, scene=self.scene, cancel=token)
         try:
-            for event in events:
-                if isinstance(event, Progress):
-                    report(event.stage, event.done, event.total)
-                elif isinstance(event, Preview):
-                    post(JobPreview(self.id, event.box, event.pixels))
-                elif isinstance(event, TileDone):
-                    tiles += 1
-                    changed = self.paint(event.box, event.pixels)
-                    if changed.area:
-                        post(JobPainted(self.id, changed))
-                elif isinstance(event, Finished):
-                    seconds = event.seconds
-                control.raise_if_cancelled()
+            report("Reading the region")
+            request = engine.backend.make_request(
+                self.scene, self.region, bundle, self.parameters, progress=report, cancel=token
+            )
+            facts = {"device": str(getattr(bundle, "device", self.device)), "crs": self.scene.crs}
+            post(JobPrepared(self.id, provenance_of(request, extra=facts)))
+            report("Starting to sample")
+            events = engine.backend.synthesize(
+                request, bundle=bundle, scene=self.scene, cancel=token
+            )
+            # Closed in every case: left half-way it would hold the model's tensors.
+            with closing(events):
+                for event in events:
+                    if isinstance(event, Progress):
+                        report(event.stage, event.done, event.total)
+                    elif isinstance(event, Preview):
+                        post(JobPreview(self.id, event.box, event.pixels))
+                    elif isinstance(event, TileDone):
+                        tiles += 1
+                        changed = self.paint(event.box, event.pixels)
+                        if changed.area:
+                            post(JobPainted(self.id, changed))
+                    elif isinstance(event, Finished):
+                        seconds = event.seconds
+                    control.raise_if_cancelled()
         except Cancelled:
             kept = f"; {tiles} finished tiles stay" if tiles else ""
             raise Cancelled(f"Cancelled{kept}.") from None
-        finally:
-            # A generator left half-way would hold the model's tensors until it is collected.
-            close = getattr(events, "close", None)
-            if close is not None:
-                close()
         b = self.region.bounds
         return f"{b.w} × {b.h} px varied in {duration(seconds)} (seed {self.parameters.seed})."
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
 _CHUNK = 512
-_wrapped: WeakKeyDictionary[Any, tuple[int, Scene]] = WeakKeyDictionary()
+_wrapped: WeakKeyDictionary[Any, tuple[Any, Scene]] = WeakKeyDictionary()
 
 
 def is_source(layer: Any) -> bool:
@@ -49,10 +49,10 @@ def scene_of(layer: Image) -> Scene:
         scene: Scene = ours["scene"]
         return scene
     known = _wrapped.get(layer)
-    if known is not None and known[0] == id(layer.data):
+    if known is not None and known[0] is layer.data:
         return known[1]
     scene = _wrap(layer)
-    _wrapped[layer] = (id(layer.data), scene)
+    _wrapped[layer] = (layer.data, scene)
     return scene
 
 

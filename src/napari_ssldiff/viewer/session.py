@@ -9,8 +9,17 @@ from typing import ClassVar, Literal
 
 from psygnal import SignalGroupDescriptor
 
-#: Solver steps of each preset.
-PRESET_STEPS = {"bulk": 20, "paper": 50}
+
+@dataclass(frozen=True)
+class PresetDefaults:
+    """Steps of a preset, and its guidance where it has one of its own."""
+
+    steps: int
+    guidance: float | None = None
+
+
+#: What :mod:`napari_ssldiff.diffusion.presets` says, known without loading torch.
+PRESETS = {"bulk": PresetDefaults(20), "paper": PresetDefaults(50, 4.0)}
 
 Severity = Literal["info", "success", "error"]
 

@@ -41,7 +41,6 @@ def pixel_size(name: str, scale: NDArray[np.float64], units: Any) -> tuple[Pixel
     InputError
         If the units are neither lengths, degrees nor pixels, or differ between the axes.
     """
-    registry = pint.get_application_registry()
     unit = units[0]
     across = factor(units[1], unit)
     if across is None:
@@ -49,7 +48,7 @@ def pixel_size(name: str, scale: NDArray[np.float64], units: Any) -> tuple[Pixel
     steps = np.array([scale[0], scale[1] * across])
     if str(unit) in ("pixel", "degree"):
         return PixelSize(float(steps[0]), float(steps[1]), str(unit)), 1.0
-    metres = factor(unit, registry.Unit("meter"))
+    metres = factor(unit, pint.Unit("meter"))
     if metres is None:
         raise InputError(
             f"the layer {name!r} has the unit {unit}: use pixel, degree or a metric length"

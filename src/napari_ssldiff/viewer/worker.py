@@ -171,10 +171,14 @@ class Worker:
         if active is not None:
             active[1].cancel()
         if thread is None:
+            self._deliver = _nowhere
             return True
         if thread is not threading.current_thread():
             thread.join(timeout)
-        return not thread.is_alive()
+        ended = not thread.is_alive()
+        if ended:
+            self._deliver = _nowhere  # holds nobody alive any more
+        return ended
 
     def _post(self, message: Message) -> None:
         if not self._closed:
@@ -218,6 +222,10 @@ class Worker:
                 )
             said = " ".join(str(error).split())[:200]
             return JobFailed(job.id, f"{type(error).__name__}: {said}")
+
+
+def _nowhere(message: Message) -> None:
+    """Where a closed worker's messages go."""
 
 
 def _out_of_memory(error: BaseException) -> bool:

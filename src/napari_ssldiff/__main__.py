@@ -1,0 +1,7 @@
+"""``python -m napari_ssldiff``."""
+
+import sys
+
+from napari_ssldiff.cli import main
+
+sys.exit(main())

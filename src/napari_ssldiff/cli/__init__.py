@@ -1,0 +1,110 @@
+"""``napari-ssldiff``: progress on stderr, results on stdout, exit codes for scripts.
+
+0: done. 2: bad input. 130: cancelled (Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from napari_ssldiff import __version__
+from napari_ssldiff.errors import Cancelled, InputError, SSLDiffError
+
+EXIT_INPUT = 2
+EXIT_CANCELLED = 130
+
+
+def _add_region(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="slide or scene")
+    parser.add_argument(
+        "--region", required=True, metavar="X,Y,W,H", help="in level-0 pixels of the source"
+    )
+    parser.add_argument("--model", metavar="ID", help="default: nearest in domain and resolution")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--bands", metavar="R,G,B", help="band indices from 0, for rasters")
+
+
+def _add_sampler(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strength", type=float, default=1.0, help="0…1 (default 1)")
+    parser.add_argument("--steps", type=int, help="default: the preset's")
+    parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
+    parser.add_argument("--preset", default="bulk", help="bulk or paper")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    parser = argparse.ArgumentParser(
+        prog="napari-ssldiff",
+        description="Vary regions of gigapixel images by SSL-guided diffusion.",
+    )
+    parser.add_argument("--version", action="version", version=f"napari-ssldiff {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="vary a region of a sample, from file to OME-Zarr")
+    demo.add_argument("--headless", action="store_true", help="no window")
+    demo.add_argument("--out", type=Path, default=Path("napari-ssldiff-demo"), metavar="DIR")
+
+    info = commands.add_parser("info", help="versions, devices, models")
+    info.add_argument("--json", action="store_true")
+
+    inspect = commands.add_parser("inspect", help="facts of a slide or scene")
+    inspect.add_argument("path", metavar="PATH")
+    inspect.add_argument("--json", action="store_true")
+
+    embed = commands.add_parser("embed", help="a region's embedding field")
+    _add_region(embed)
+    embed.add_argument("-o", "--output", type=Path, required=True, metavar="FIELD")
+
+    vary = commands.add_parser("vary", help="a variation of a region, as OME-Zarr")
+    _add_region(vary)
+    _add_sampler(vary)
+    vary.add_argument("--grid", default="source", help="source (level 0) or model")
+    vary.add_argument("--feather", type=int, default=0, metavar="PX")
+    vary.add_argument("--format", default="0.5", help="OME-Zarr 0.5 or 0.4")
+    vary.add_argument("--png", type=Path, metavar="FILE", help="side-by-side picture")
+    vary.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.ome.zarr")
+
+    train = commands.add_parser("train", help="train models on your own images")
+    train.add_argument("stage", help="autoencoder, encoder, encoder-eval, diffusion or bundle")
+    train.add_argument("data", type=Path, metavar="DATA", help="folder that the globs refer to")
+    train.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    train.add_argument("--config", type=Path, metavar="YAML", help="default: the demo models'")
+    train.add_argument("--minutes", type=float, help="time box; the run can be resumed")
+    train.add_argument("--domain", help="of the stage encoder; default all")
+    train.add_argument("--threads", type=int, help="CPU threads")
+
+    evaluate = commands.add_parser("evaluate", help="embedding fidelity on held-out images")
+    evaluate.add_argument("model", metavar="MODEL")
+    evaluate.add_argument("data", type=Path, nargs="+", metavar="IMAGE", help="files or folders")
+    evaluate.add_argument("--folds", type=Path, metavar="CSV", help="columns path or name, fold")
+    evaluate.add_argument("--fold", default="heldout", help="fold to use (default heldout)")
+    evaluate.add_argument("--cells", type=int, default=320, help="at least (default 320)")
+    evaluate.add_argument("--json", type=Path, metavar="FILE")
+    evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument("--window", type=int, default=256, help="edge of regions, model pixels")
+    _add_sampler(evaluate)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    from napari_ssldiff.cli import commands
+
+    try:
+        run = getattr(commands, arguments.command)
+        run(arguments)
+    except KeyboardInterrupt:
+        print("cancelled", file=sys.stderr)
+        return EXIT_CANCELLED
+    except Cancelled as error:
+        print(f"cancelled: {error}", file=sys.stderr)
+        return EXIT_CANCELLED
+    except (InputError, SSLDiffError) as error:
+        print(f"napari-ssldiff {arguments.command}: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    return 0

@@ -1,0 +1,208 @@
+"""What the commands of ``napari-ssldiff`` do, one function each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from napari_ssldiff.cli.deliver import Meter, picture, render, say, write_result
+from napari_ssldiff.errors import InputError, OutputError
+from napari_ssldiff.geometry import Region, parse_box
+
+if TYPE_CHECKING:
+    from napari_ssldiff.models import ModelBundle
+    from napari_ssldiff.scenes import Scene
+    from napari_ssldiff.synthesis import Sampler
+
+
+def info(arguments: argparse.Namespace) -> None:
+    """Versions, devices, models."""
+    from napari_ssldiff.diagnostics import collect, format_text
+
+    facts = collect()
+    print(json.dumps(facts, indent=2) if arguments.json else format_text(facts))
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    """Facts of one scene."""
+    from napari_ssldiff.scenes import describe, open_scene
+
+    with open_scene(arguments.path) as scene:
+        facts = describe(scene)
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        print(f"{key}: {json.dumps(value) if isinstance(value, (dict, list)) else value}")
+
+
+def open_source(arguments: argparse.Namespace) -> Scene:
+    """The scene of a command with ``--bands``."""
+    from napari_ssldiff.scenes import open_scene
+
+    bands = None
+    if arguments.bands:
+        try:
+            r, g, b = (int(part) for part in arguments.bands.split(","))
+        except ValueError:
+            raise InputError(
+                f"bands are three indices R,G,B from 0, got {arguments.bands!r}"
+            ) from None
+        bands = (r, g, b)
+    return open_scene(arguments.path, bands=bands)
+
+
+def region_of(arguments: argparse.Namespace, scene: Scene) -> Region:
+    """``--region`` checked against the scene, before anything slow."""
+    try:
+        box = parse_box(arguments.region)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if not scene.box.contains(box):
+        raise InputError(
+            f"the region {arguments.region} leaves the image, which is "
+            f"{scene.shape[1]} × {scene.shape[0]} pixels"
+        )
+    return Region.from_box(box)
+
+
+def load_model(arguments: argparse.Namespace, scene: Scene) -> ModelBundle:
+    """``--model``, or the nearest one, which is named."""
+    from napari_ssldiff.models import choose_model, get_card, load_bundle
+
+    card = get_card(arguments.model) if arguments.model else choose_model(scene)
+    if not arguments.model:
+        say(f"model: {card.id} ({card.name}), the nearest to {scene.name}")
+    if scene.encoder_pixel_size.unit == "pixel":
+        say(f"{scene.name} has no pixel size; taking {card.resolution} {card.unit} per pixel")
+    return load_bundle(card, arguments.device)
+
+
+def sampler_of(arguments: argparse.Namespace) -> Sampler:
+    """The sampler options."""
+    from napari_ssldiff.synthesis import Sampler
+
+    return Sampler(
+        preset=arguments.preset,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        strength=arguments.strength,
+        seed=arguments.seed,
+    )
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    """A region's field."""
+    from napari_ssldiff.export import check_output
+    from napari_ssldiff.synthesis import embed_region
+
+    check_output(arguments.output, suffix=arguments.output.suffix.lower())
+    with open_source(arguments) as scene:
+        region = region_of(arguments, scene)
+        bundle = load_model(arguments, scene)
+        field = embed_region(scene, region, bundle, progress=Meter())
+    field.save(arguments.output)
+    rows, columns = field.shape
+    print(f"{arguments.output}: {rows} × {columns} cells of {field.width}, by {field.encoder}")
+
+
+def vary(arguments: argparse.Namespace) -> None:
+    """A variation of a region."""
+    from napari_ssldiff.export import check_output
+    from napari_ssldiff.synthesis import make_request
+
+    # Everything that can be refused is refused before the model is loaded.
+    check_output(arguments.output)
+    if arguments.png:
+        check_output(arguments.png, suffix=".png")
+    if arguments.format not in ("0.5", "0.4"):
+        raise InputError(f"the format is OME-Zarr 0.5 or 0.4, got {arguments.format!r}")
+    sampler = sampler_of(arguments)
+    if arguments.grid not in ("source", "model"):
+        raise InputError(f"the grid is source or model, got {arguments.grid!r}")
+    if arguments.feather < 0:
+        raise InputError(f"feather must be at least 0 pixels, got {arguments.feather}")
+    with open_source(arguments) as scene:
+        region = region_of(arguments, scene)
+        bundle = load_model(arguments, scene)
+        progress = Meter()
+        request = make_request(
+            scene,
+            region,
+            bundle,
+            sampler,
+            grid=arguments.grid,
+            feather=arguments.feather,
+            progress=progress,
+        )
+        store, end = render(request, bundle, scene, progress)
+        try:
+            write_result(arguments.output, request, scene, store, arguments.format)
+            if arguments.png:
+                picture(arguments.png, request, scene, store)
+        finally:
+            store.close()
+        for problem in scene.problems:
+            say(f"warning: {problem}")
+    say(f"{end.evaluations} network evaluations in {end.seconds:.1f} s")
+    print(arguments.output)
+    if arguments.png:
+        print(arguments.png)
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """The whole main job on a sample."""
+    from napari_ssldiff.cli.demo import run
+
+    run(arguments.out, headless=arguments.headless)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """One stage of training."""
+    import torch
+
+    from napari_ssldiff.training.bundle import write_bundle
+    from napari_ssldiff.training.pipeline import DEFAULT_CONFIG, STAGES, Pipeline, read_config
+
+    if arguments.stage not in STAGES:
+        raise InputError(
+            f"unknown training stage {arguments.stage!r}: choose one of {', '.join(STAGES)}"
+        )
+    if not arguments.data.is_dir():
+        raise InputError(f"no folder of images at {arguments.data}")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    config = read_config(arguments.config or DEFAULT_CONFIG)
+    pipeline = Pipeline(config, arguments.data, arguments.output)
+    if arguments.stage == "bundle":
+        for path in write_bundle(pipeline, arguments.output / "bundle"):
+            print(path)
+        return
+    for row in pipeline.train(arguments.stage, arguments.minutes, arguments.domain):
+        say("  ".join(f"{k} {v:g}" for k, v in row.items()))
+    print(arguments.output / arguments.stage)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Embedding fidelity."""
+    from napari_ssldiff.evaluation import embedding_fidelity, evaluation_scenes
+    from napari_ssldiff.models import load_bundle
+
+    bundle = load_bundle(arguments.model, arguments.device)
+    paths = evaluation_scenes(arguments.data, arguments.folds, arguments.fold)
+    report = embedding_fidelity(
+        bundle,
+        paths,
+        sampler_of(arguments),
+        cells=arguments.cells,
+        window=arguments.window,
+        progress=Meter(),
+    )
+    text = json.dumps(report, indent=2)
+    if arguments.json:
+        try:
+            arguments.json.write_text(text + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {arguments.json}: {error.strerror}") from None
+    print(text)

@@ -1,0 +1,102 @@
+"""Where things lie: level-0 pixels, the model's pixels, latents, the output grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from napari_ssldiff.errors import InputError
+from napari_ssldiff.geometry import Box, Region
+
+Scale = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The geometry of one synthesis.
+
+    Parameters
+    ----------
+    region
+        In level-0 pixels.
+    scale
+        Level-0 pixels per model pixel, ``(y, x)``.
+    canvas
+        What is sampled, in model pixels: the region's bounds snapped outward to the latent
+        lattice and grown to a whole window where they are smaller.
+    output
+        What is delivered, in pixels of the output grid.
+    output_scale
+        Output pixels per level-0 pixel, ``(y, x)``.
+    """
+
+    region: Region
+    scale: Scale
+    canvas: Box
+    output: Box
+    output_scale: Scale
+
+    @property
+    def model_per_output(self) -> Scale:
+        """Model pixels per output pixel, ``(y, x)``."""
+        return (
+            1 / (self.scale[0] * self.output_scale[0]),
+            1 / (self.scale[1] * self.output_scale[1]),
+        )
+
+    def alpha(self, box: Box, feather: int) -> NDArray[np.uint8]:
+        """The composite mask of a box of the output grid: 0 outside the region, 255 inside.
+
+        With ``feather`` > 0 it rises smoothly over that many pixels inside the region's edge.
+        """
+        if not feather:
+            return np.where(self.region.mask(box, self.output_scale), 255, 0).astype(np.uint8)
+        grown = box.grow(feather + 1)
+        inside = self.region.mask(grown, self.output_scale)
+        depth = distance_transform_edt(inside)
+        t = np.clip((depth - 0.5) / feather, 0, 1)
+        soft = np.round(255 * t * t * (3 - 2 * t)).astype(np.uint8)
+        return np.ascontiguousarray(soft[box.shift(-grown.y, -grown.x).slices])
+
+
+def plan_frame(
+    region: Region, shape: tuple[int, int], scale: Scale, window: int, factor: int, grid: str
+) -> Frame:
+    """Lay out a synthesis.
+
+    Parameters
+    ----------
+    shape
+        ``(h, w)`` of the scene's level 0.
+    scale
+        Level-0 pixels per model pixel.
+    window, factor
+        Of the model, in pixels.
+    grid
+        ``"source"`` or ``"model"``.
+
+    Raises
+    ------
+    InputError
+        If the region leaves the image or holds no pixel.
+    """
+    bounds = region.bounds
+    if not Box(0, 0, *shape).contains(bounds):
+        raise InputError(
+            f"the region x {bounds.x}…{bounds.x1}, y {bounds.y}…{bounds.y1} leaves the image, "
+            f"which is {shape[1]} × {shape[0]} pixels"
+        )
+    inverse = 1 / scale[0], 1 / scale[1]
+    canvas = bounds.scaled_outward(inverse, factor)
+    # A window must fit. The surplus goes to both sides, on the lattice.
+    missing = [max(0, window - n) for n in canvas.shape]
+    before = [m // 2 // factor * factor for m in missing]
+    canvas = Box(
+        canvas.y - before[0], canvas.x - before[1], canvas.h + missing[0], canvas.w + missing[1]
+    )
+    if grid == "source":
+        return Frame(region, scale, canvas, bounds, (1.0, 1.0))
+    return Frame(region, scale, canvas, bounds.scaled_outward(inverse), inverse)

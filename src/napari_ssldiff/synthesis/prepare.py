@@ -1,0 +1,112 @@
+"""From a scene and a region to a complete request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from napari_ssldiff.cache import cache_dir
+from napari_ssldiff.embeddings.extract import embed_box, grid_scale
+from napari_ssldiff.embeddings.field import EmbeddingField
+from napari_ssldiff.geometry import Region
+from napari_ssldiff.models.load import ModelBundle
+from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.synthesis.cancel import CancelToken
+from napari_ssldiff.synthesis.frame import Frame, plan_frame
+from napari_ssldiff.synthesis.request import Grid, Sampler, Source, SynthesisRequest
+
+Report = Callable[[str, float, float], None]
+
+
+def source_of(scene: Scene) -> Source:
+    """The part of a scene that a request records."""
+    size = scene.encoder_pixel_size
+    return Source(scene.path, scene.shape, (size.y, size.x), size.unit)
+
+
+def frame_of(scene: Scene, region: Region, bundle: ModelBundle, grid: Grid) -> Frame:
+    """Geometry of varying ``region`` with a model.
+
+    Raises
+    ------
+    InputError
+        If the region leaves the image, or the scene's unit is not the model's.
+    """
+    scale = grid_scale(scene, bundle.encoder.spec)
+    spec = bundle.spec
+    return plan_frame(region, scene.shape, scale, spec.window, spec.latent_factor, grid)
+
+
+def embed_region(
+    scene: Scene,
+    region: Region,
+    bundle: ModelBundle,
+    *,
+    cache: Path | None = None,
+    progress: Report | None = None,
+    cancel: CancelToken | None = None,
+) -> EmbeddingField:
+    """Embed the canvas of a region; cells start at the canvas's corner.
+
+    Parameters
+    ----------
+    cache
+        Folder of finished fields; by default one in the user's cache folder.
+    progress
+        Told ``("embedding", cells done, cells)``.
+    """
+    frame = frame_of(scene, region, bundle, "source")
+    return embed_box(
+        scene,
+        frame.canvas,
+        bundle.encoder,
+        cache=cache or cache_dir() / "fields",
+        progress=lambda done, total: progress("embedding", done, total) if progress else None,
+        check=cancel.raise_if_cancelled if cancel else lambda: None,
+    )
+
+
+def make_request(
+    scene: Scene,
+    region: Region,
+    bundle: ModelBundle,
+    sampler: Sampler | None = None,
+    *,
+    field: EmbeddingField | None = None,
+    grid: Grid = "source",
+    feather: int = 0,
+    progress: Report | None = None,
+    cancel: CancelToken | None = None,
+) -> SynthesisRequest:
+    """A request to vary a region, with every default filled in.
+
+    Parameters
+    ----------
+    field
+        What to paint; by default the region's own embeddings.
+
+    Raises
+    ------
+    InputError
+        If the region leaves the image or the scene does not suit the model.
+    """
+    from napari_ssldiff.diffusion.presets import PRESETS
+
+    sampler = sampler or Sampler()
+    preset = PRESETS[sampler.preset]
+    guidance = sampler.guidance
+    if guidance is None:
+        guidance = preset.guidance if preset.guidance is not None else bundle.card.guidance
+    if field is None:
+        field = embed_region(scene, region, bundle, progress=progress, cancel=cancel)
+    return SynthesisRequest(
+        model=bundle.card.id,
+        model_hash=bundle.hash,
+        field=field,
+        region=region,
+        source=source_of(scene),
+        sampler=replace(sampler, guidance=guidance, steps=sampler.steps or preset.steps),
+        grid=grid,
+        feather=feather,
+    )

@@ -1,0 +1,1 @@
+"""The dock widget's parts: views only, each over one piece of the state."""

@@ -1,0 +1,101 @@
+"""Which scene, which model, which device."""
+
+from __future__ import annotations
+
+from qtpy.QtWidgets import QComboBox, QLabel, QVBoxLayout, QWidget
+
+from napari_ssldiff.viewer.backend import Card
+from napari_ssldiff.viewer.panels.layout import form, group, narrow, row
+from napari_ssldiff.viewer.workbench import Workbench
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_UNITS = {"micrometer": "µm/px", "meter": "m/px"}
+
+
+class SourcePanel(QWidget):
+    """Three choosers over a :class:`Workbench`."""
+
+    def __init__(self, bench: Workbench) -> None:
+        super().__init__()
+        self._bench = bench
+        self.scene = QComboBox()
+        self.scene.setObjectName("scene")
+        self.scene.setToolTip("The image to vary")
+        self.model = QComboBox()
+        self.model.setObjectName("model")
+        self.device = QComboBox()
+        self.device.setObjectName("device")
+        self.device.setToolTip("Where the model runs; auto takes the fastest that is there")
+        self.facts = QLabel()
+        self.facts.setObjectName("model_facts")
+        self.facts.setWordWrap(True)
+        self.facts.setStyleSheet("color: palette(mid); font-size: 11px;")
+        for combo in (self.scene, self.model):
+            narrow(combo)
+
+        box, inside = group("Scene and model")
+        rows = form()
+        row(rows, "Scene", self.scene)
+        row(rows, "Model", self.model)
+        row(rows, "", self.facts)
+        row(rows, "Device", self.device)
+        inside.addLayout(rows)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(box)
+
+        for card in bench.cards:
+            self.model.addItem(f"{card.name} · {_resolution(card)}", card.id)
+        for device in DEVICES:
+            self.device.addItem(device, device)
+        self.show_scenes()
+        self.show_model()
+        self.scene.activated.connect(self._on_scene)
+        self.model.activated.connect(self._on_model)
+        self.device.activated.connect(self._on_device)
+        bench.scenes_changed.connect(self.show_scenes)
+        bench.scene_changed.connect(self.show_scenes)
+        bench.session.events.model_id.connect(self.show_model)
+        bench.session.events.devices.connect(self.show_devices)
+
+    def show_scenes(self) -> None:
+        """List the image layers, the chosen one current."""
+        layers = self._bench.sources()
+        self.scene.clear()
+        for layer in layers:
+            self.scene.addItem(str(layer.name), layer)
+        if not layers:
+            self.scene.addItem("open an image first", None)
+        self.scene.setEnabled(bool(layers))
+        if self._bench.source in layers:
+            self.scene.setCurrentIndex(layers.index(self._bench.source))
+
+    def show_model(self) -> None:
+        """Make the session's model the current one and say what it is."""
+        self.model.setCurrentIndex(self.model.findData(self._bench.session.model_id))
+        card = self._bench.card(self._bench.session.model_id)
+        self.model.setToolTip("" if card is None else card.description)
+        self.facts.setText(
+            "no model" if card is None else f"{card.domain} · window {card.window} px"
+        )
+
+    def show_devices(self) -> None:
+        """Grey out what this machine lacks, once torch has told."""
+        have = {"auto", *self._bench.session.devices}
+        for i in range(self.device.count()):
+            item = self.device.model().item(i)
+            item.setEnabled(self.device.itemData(i) in have)
+            item.setToolTip("" if item.isEnabled() else "not available on this machine")
+
+    def _on_scene(self, index: int) -> None:
+        self._bench.choose_source(self.scene.itemData(index))
+
+    def _on_model(self, index: int) -> None:
+        self._bench.session.model_id = self.model.itemData(index) or ""
+
+    def _on_device(self, index: int) -> None:
+        self._bench.session.device = self.device.itemData(index)
+
+
+def _resolution(card: Card) -> str:
+    return f"{card.resolution:g} {_UNITS.get(card.unit, f'{card.unit}/px')}"

@@ -1,0 +1,156 @@
+"""The dock widget *SSL Diffusion*: panels put together, and the thread's messages brought home."""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QApplication, QFrame, QMessageBox, QScrollArea, QVBoxLayout, QWidget
+
+from napari_ssldiff.viewer.backend import Backend
+from napari_ssldiff.viewer.export_dialog import ExportDialog, suggested_path
+from napari_ssldiff.viewer.panels.parameters import ParameterPanel
+from napari_ssldiff.viewer.panels.regions import RegionPanel
+from napari_ssldiff.viewer.panels.run import RunPanel
+from napari_ssldiff.viewer.panels.source import SourcePanel
+from napari_ssldiff.viewer.workbench import Workbench
+
+if TYPE_CHECKING:
+    import napari
+
+_TICK = 100  # ms: the overlay is drawn at most ten times a second
+
+# Widgets until Qt has destroyed them. Python's garbage collector runs on whatever thread
+# allocates, the worker's included, and a widget that dies there takes the process with it.
+_alive: dict[int, tuple[QWidget, QObject]] = {}
+
+
+class Mailbox(QObject):
+    """Carries messages from the worker's thread to the main one."""
+
+    arrived = Signal(object)
+
+
+class SSLDiffusionWidget(QWidget):
+    """Vary regions of a scene by diffusion guided with self-supervised embeddings.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer that it belongs to.
+    backend
+        Another engine than this package's own.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer, backend: Backend | None = None) -> None:
+        super().__init__()
+        self.setObjectName("ssl_diffusion")
+        self._mailbox = Mailbox()
+        # Queued in every case: a signal of another thread must not run its slot there.
+        self._mailbox.arrived.connect(self._on_message, Qt.ConnectionType.QueuedConnection)
+        # Weak: who holds the bench, as the thread does, must not keep the widget alive with it.
+        ask = weakref.WeakMethod(self._ask)
+        self.bench = Workbench(
+            napari_viewer,
+            self._mailbox.arrived.emit,
+            backend,
+            lambda question: bool((alive := ask()) and alive(question)),
+        )
+        self.source = SourcePanel(self.bench)
+        self.regions = RegionPanel(self.bench)
+        self.parameters = ParameterPanel(self.bench.session)
+        self.run = RunPanel(self.bench, self.show_export)
+        self.dialog: ExportDialog | None = None
+        self._lay_out()
+
+        self._timer = QTimer(self)
+        self._timer.setInterval(_TICK)
+        self._timer.timeout.connect(self._on_tick)
+        session = self.bench.session
+        session.events.busy.connect(self._on_busy)
+        session.events.model_id.connect(self._on_model)
+        self._on_model()
+        # The window may be destroyed without any close event reaching a docked widget.
+        _alive[id(self)] = (self, self._mailbox)
+        self.destroyed.connect(partial(_retire, id(self), self.bench))
+        application = QApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(self.bench.close)
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Notice that the dock has let go of the widget, as when the user closes it."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            QTimer.singleShot(0, self._leave)
+
+    def _leave(self) -> None:
+        if self.parent() is None:  # not just on its way into another dock
+            self.bench.close()
+            self.deleteLater()
+
+    def show_export(self) -> None:
+        """Ask where to export to; the answer starts the job."""
+        scene = self.bench.scene
+        if scene is None:
+            self.bench.say("There is no scene: open an image first", "error")
+            return
+        dialog = ExportDialog(
+            suggested_path(scene.path, scene.name), bool(self.bench.regions.rows()), self
+        )
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.chosen.connect(self.bench.export)
+        dialog.finished.connect(self._on_dialog_finished)
+        self.dialog = dialog
+        dialog.open()  # not exec: that would hold up everything else
+
+    def _lay_out(self) -> None:
+        inner = QWidget()
+        layout = QVBoxLayout(inner)
+        layout.setContentsMargins(8, 8, 8, 8)
+        layout.setSpacing(8)
+        for panel in (self.source, self.regions, self.parameters, self.run):
+            layout.addWidget(panel)
+        layout.addStretch(1)
+        area = QScrollArea()  # small screens: nothing is squeezed, nothing unreachable
+        area.setWidget(inner)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        self.setMinimumWidth(330)
+
+    def _on_message(self, message: Any) -> None:
+        self.bench.handle(message)
+
+    def _on_tick(self) -> None:
+        self.bench.tick()
+
+    def _on_busy(self, busy: bool) -> None:
+        if busy:
+            self._timer.start()
+        else:
+            self._timer.stop()
+            self.bench.tick()
+
+    def _on_model(self) -> None:
+        card = self.bench.card(self.bench.session.model_id)
+        if card is not None:
+            self.parameters.set_guidance(card.guidance)
+
+    def _on_dialog_finished(self) -> None:
+        self.dialog = None
+
+    def _ask(self, question: str) -> bool:
+        buttons = QMessageBox.StandardButton
+        answer = QMessageBox.question(self, "SSL Diffusion", question, buttons.Yes | buttons.No)
+        return bool(answer == buttons.Yes)
+
+
+def _retire(key: int, bench: Workbench, *_: object) -> None:
+    """Qt is destroying a widget: end its thread, on the main thread, then let Python have it."""
+    if bench.close():
+        _alive.pop(key, None)

@@ -1,0 +1,329 @@
+"""What the dock widget does, without a view: scenes, regions, jobs and overlays of one viewer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
+
+from psygnal import Signal
+
+from napari_ssldiff.errors import InputError, SSLDiffError
+from napari_ssldiff.export.files import check_output
+from napari_ssldiff.geometry import Region
+from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.viewer import messages as m
+from napari_ssldiff.viewer.backend import Backend, Card, EngineBackend
+from napari_ssldiff.viewer.jobs import ExportJob, GenerateJob
+from napari_ssldiff.viewer.layer_scene import is_source, scene_of
+from napari_ssldiff.viewer.overlay import OverlayController
+from napari_ssldiff.viewer.region_book import RegionBook
+from napari_ssldiff.viewer.session import Eta, Session, Severity, Status, WorkProgress
+from napari_ssldiff.viewer.worker import Job, Worker
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+#: Regions larger than this are asked about: they take minutes to hours and gigabytes.
+LARGE = 64_000_000
+Extent = Literal["region", "scene"]
+P = ParamSpec("P")
+
+
+def _told(
+    action: Callable[Concatenate[Workbench, P], None],
+) -> Callable[Concatenate[Workbench, P], bool]:
+    """An action of the user's: errors that the user can mend go to the status line."""
+
+    @functools.wraps(action)
+    def run(self: Workbench, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        try:
+            action(self, *args, **kwargs)
+        except SSLDiffError as error:
+            self.say(str(error), "error")
+            return False
+        return True
+
+    return run
+
+
+class Workbench:
+    """The plugin's work on one viewer. Main thread only, but for what the worker does.
+
+    Parameters
+    ----------
+    viewer
+        Any napari viewer model.
+    deliver
+        Called on the worker's thread with a message; must bring it to :meth:`handle` on the
+        main thread.
+    backend
+        The engine; this package's own by default.
+    confirm
+        Asks the user a yes-or-no question; without it, no.
+    """
+
+    scenes_changed = Signal()
+    scene_changed = Signal()
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        deliver: Callable[[m.Message], None],
+        backend: Backend | None = None,
+        confirm: Callable[[str], bool] = lambda question: False,
+    ) -> None:
+        self.viewer = viewer
+        self.backend = backend or EngineBackend()
+        self.confirm = confirm
+        self.session = Session()
+        self.regions = RegionBook(viewer)
+        self.worker = Worker(self.backend, deliver)
+        self.source: Image | None = None
+        self.scene: Scene | None = None
+        self.cards: Sequence[Card] = ()
+        self._overlays: dict[Any, OverlayController] = {}
+        self._jobs: dict[int, tuple[Job, OverlayController | None]] = {}
+        self._eta = Eta()
+        self._load_cards()
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
+        self.choose_source(next(iter(self.sources()), None))
+
+    # What there is to choose from
+
+    def sources(self) -> list[Image]:
+        """The image layers that can be scenes, topmost first."""
+        return [layer for layer in reversed(self.viewer.layers) if is_source(layer)]
+
+    def foreign_shapes_layers(self) -> list[Any]:
+        """Shapes layers other than the scene's own."""
+        from napari.layers import Shapes
+
+        layers = self.viewer.layers
+        return [x for x in layers if isinstance(x, Shapes) and x is not self.regions.layer]
+
+    def card(self, model_id: str) -> Card | None:
+        """The card of a model."""
+        return next((card for card in self.cards if card.id == model_id), None)
+
+    @_told
+    def choose_source(self, layer: Image | None) -> None:
+        """Turn to the scene of an image layer; its nearest model is chosen with it."""
+        self.source, self.scene = layer, None
+        try:
+            self.scene = None if layer is None else scene_of(layer)
+            if self.scene is not None and self.cards:
+                self.session.model_id = self.backend.choose(self.scene).id
+        finally:
+            self.regions.attach(self.source if self.scene else None, self.scene)
+            self.scene_changed.emit()
+
+    # What the user does
+
+    @_told
+    def draw(self, kind: Literal["rectangle", "polygon"]) -> None:
+        """Give the user the drawing tool on the scene's own Shapes layer."""
+        self.regions.draw(kind)
+        how = {
+            "rectangle": "Drag a rectangle on the image.",
+            "polygon": "Click the corners of a polygon; a double click ends it.",
+        }
+        self.say(how[kind])
+
+    @_told
+    def adopt(self, shapes: Any) -> None:
+        """Take over the shapes of another layer."""
+        count = self.regions.adopt(shapes)
+        self.say(f"{count} region{'s' * (count > 1)} taken over from {shapes.name}.")
+
+    @_told
+    def generate(self) -> None:
+        """Queue a variation of every chosen region."""
+        scene, source = self._chosen_scene()
+        if not self.session.model_id:
+            raise InputError("there is no model: train one with 'napari-ssldiff train'")
+        regions = self.regions.chosen()
+        for region in regions:
+            self._guard_size(region)
+        overlay = self._overlay(source, scene)
+        for region in regions:
+            self._submit(
+                GenerateJob(
+                    scene=scene,
+                    region=region,
+                    model_id=self.session.model_id,
+                    device=self.session.device,
+                    parameters=self.session.parameters,
+                    paint=overlay.paint,
+                ),
+                overlay,
+            )
+
+    @_told
+    def export(
+        self, path: str | Path, version: Literal["0.5", "0.4"] = "0.5", extent: Extent = "region"
+    ) -> None:
+        """Queue an export of the chosen regions' bounds, or of the whole scene."""
+        scene, source = self._chosen_scene()
+        box = scene.box
+        if extent == "region":
+            bounds = [region.bounds for region in self.regions.chosen()]
+            box = functools.reduce(lambda a, b: a.union(b), bounds).intersect(scene.box)
+        target = check_output(path)
+        overlay = self._overlays.get(source)
+        painted = overlay is not None and not overlay.empty
+        job = ExportJob(
+            scene=scene,
+            box=box,
+            store=overlay.store if overlay is not None and painted else None,
+            path=target,
+            version=version,
+            provenance=overlay.provenance if overlay is not None and painted else None,
+        )
+        self._submit(job, overlay)
+
+    def cancel(self) -> None:
+        """Stop what runs and what waits. Finished tiles stay."""
+        if self.worker.cancel():
+            self.session.cancelling = True
+            self.say("Cancelling…")
+
+    def say(self, text: str, severity: Severity = "info") -> None:
+        """Put a line into the status."""
+        self.session.status = Status(text[:1].upper() + text[1:], severity)
+
+    # What the worker reports
+
+    def handle(self, message: m.Message) -> None:
+        """Take in one message of the worker's, on the main thread."""
+        if isinstance(message, m.DevicesFound):
+            self.session.devices = message.devices
+            return
+        if message.job not in self._jobs:
+            return
+        job, overlay = self._jobs[message.job]
+        if isinstance(message, m.JobStarted):
+            self._count()
+            self.say("Working…" if not self.session.waiting else f"Working… {self._queue_text()}")
+        elif isinstance(message, m.JobProgress):
+            left = self._eta.update(message.stage, message.fraction)
+            self.session.progress = WorkProgress(message.stage, message.fraction, left)
+        elif isinstance(message, (m.JobDone, m.JobCancelled, m.JobFailed)):
+            self._ended(message)
+        elif overlay is not None and not overlay.closed:
+            if isinstance(message, m.JobPrepared):
+                overlay.start_run(message.job, message.provenance)
+            elif isinstance(message, m.JobPreview) and isinstance(job, GenerateJob):
+                overlay.preview(message.box, message.pixels, job.region)
+            elif isinstance(message, m.JobPainted):
+                overlay.painted(message.job, message.box)
+
+    def tick(self) -> None:
+        """Show what the worker has painted; call it about ten times a second while busy."""
+        for overlay in self._overlays.values():
+            overlay.flush()
+
+    def close(self) -> bool:
+        """End the worker and stop listening; whether its thread has ended. Safe to call twice."""
+        self.viewer.layers.events.inserted.disconnect(self._on_inserted)
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.regions.detach()
+        return self.worker.close()
+
+    # Inside
+
+    def _load_cards(self) -> None:
+        try:
+            self.cards = list(self.backend.models())
+        except SSLDiffError as error:
+            self.say(str(error), "error")
+
+    def _chosen_scene(self) -> tuple[Scene, Image]:
+        if self.source is None:
+            raise InputError("there is no scene: open an image, or one of File ▸ Open Sample")
+        if self.scene is None:
+            self.scene = scene_of(self.source)  # says once more why it cannot be used
+            self.regions.attach(self.source, self.scene)
+        return self.scene, self.source
+
+    def _guard_size(self, region: Region) -> None:
+        b = region.bounds
+        if b.area <= LARGE:
+            return
+        text = f"the region of {b.w} × {b.h} px is {b.area / 1e6:.0f} Mpx large"
+        if not self.confirm(f"T{text[1:]} and may take hours. Vary all of it?"):
+            raise InputError(f"{text}: draw one of at most {LARGE / 1e6:.0f} Mpx")
+
+    def _overlay(self, source: Image, scene: Scene) -> OverlayController:
+        overlay = self._overlays.get(source)
+        if overlay is None or overlay.closed or overlay.scene is not scene:
+            overlay = OverlayController(self.viewer, source, scene)
+            self._overlays[source] = overlay
+        return overlay
+
+    def _submit(self, job: Job, overlay: OverlayController | None) -> None:
+        self._jobs[job.id] = (job, overlay)
+        self.worker.submit(job)
+        if not self.session.busy:
+            self.session.progress = WorkProgress("Waiting for the worker")
+            self.session.busy = True
+        self._count()
+        if self.session.waiting:
+            self.say(self._queue_text())
+
+    def _queue_text(self) -> str:
+        return f"{self.session.waiting} more in the queue."
+
+    def _count(self) -> None:
+        self.session.waiting = max(0, len(self._jobs) - 1)
+
+    def _ended(self, message: m.JobDone | m.JobCancelled | m.JobFailed) -> None:
+        _, overlay = self._jobs.pop(message.job)
+        if overlay is not None:
+            overlay.settle(message.job)
+        self._count()
+        if isinstance(message, m.JobDone):
+            self.say(message.text, "success")
+        elif isinstance(message, m.JobCancelled):
+            self.say(message.text or "Cancelled.")
+        else:
+            self.say(message.text, "error")
+            notify(message.text)
+        if not self._jobs:
+            self.session.busy = self.session.cancelling = False
+            self.session.progress = WorkProgress()
+
+    def _on_inserted(self) -> None:
+        self.scenes_changed.emit()
+        if self.source is None:
+            self.choose_source(next(iter(self.sources()), None))
+
+    def _on_removed(self, event: Any) -> None:
+        layer = event.value
+        self.regions.layer_removed(layer)
+        for source, overlay in list(self._overlays.items()):
+            if overlay.is_preview(layer):
+                overlay.preview_removed()
+            if layer is overlay.layer or layer is source:
+                self._stop(overlay)
+            if layer is overlay.layer:
+                overlay.close()
+                del self._overlays[source]
+        self.scenes_changed.emit()
+        if layer is self.source:
+            self.choose_source(next(iter(self.sources()), None))
+
+    def _stop(self, overlay: OverlayController) -> None:
+        mine = {number for number, (_, of) in self._jobs.items() if of is overlay}
+        if self.worker.cancel(lambda job: job.id in mine):
+            self.say("Cancelled: its layer was removed.")
+
+
+def notify(text: str) -> None:
+    """A napari notification about an error."""
+    from napari.utils.notifications import show_error
+
+    show_error(text)

@@ -64,6 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampler(vary)
     vary.add_argument("--grid", default="source", help="source (level 0) or model")
     vary.add_argument("--feather", type=int, default=0, metavar="PX")
+    vary.add_argument(
+        "--context", type=int, default=0, metavar="PX", help="source kept in view around the region"
+    )
     vary.add_argument("--format", default="0.5", help="OME-Zarr 0.5 or 0.4")
     vary.add_argument("--png", type=Path, metavar="FILE", help="side-by-side picture")
     vary.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.ome.zarr")

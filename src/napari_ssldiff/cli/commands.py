@@ -134,6 +134,7 @@ def vary(arguments: argparse.Namespace) -> None:
             sampler,
             grid=arguments.grid,
             feather=arguments.feather,
+            context=arguments.context,
             progress=progress,
         )
         store, end = render(request, bundle, scene, progress)

@@ -149,7 +149,7 @@ def build_network(library: str, name: str, options: Mapping[str, Any], width: in
             loaded: nn.Module = AutoModel.from_pretrained(
                 name, local_files_only=True, use_safetensors=True, **options
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"cannot load the encoder from {name}: {reason}") from None
         return loaded

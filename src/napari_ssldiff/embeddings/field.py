@@ -197,6 +197,8 @@ class EmbeddingField:
             valid = None
             if "valid" in data:
                 bits = np.frombuffer(base64.b64decode(data["valid"]), dtype=np.uint8)
+                if bits.size != -(-rows * columns // 8):
+                    raise ValueError(f"a mask of {bits.size} bytes for {rows} × {columns} cells")
                 valid = np.unpackbits(bits, count=rows * columns).reshape(rows, columns) > 0
             return cls(
                 vectors=raw.reshape(rows, columns, d).astype(np.float32),

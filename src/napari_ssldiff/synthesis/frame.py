@@ -62,8 +62,23 @@ class Frame:
         return np.ascontiguousarray(soft[box.shift(-grown.y, -grown.x).slices])
 
 
+def denoise_mask(frame: Frame, factor: int) -> NDArray[np.float32]:
+    """``(h, w)`` of the canvas in latents: 1 where any pixel of the latent is in the region."""
+    inverse = 1 / frame.scale[0], 1 / frame.scale[1]
+    inside = frame.region.mask(frame.canvas, inverse)
+    rows, columns = frame.canvas.h // factor, frame.canvas.w // factor
+    blocks = inside.reshape(rows, factor, columns, factor)
+    return blocks.any(axis=(1, 3)).astype(np.float32)
+
+
 def plan_frame(
-    region: Region, shape: tuple[int, int], scale: Scale, window: int, factor: int, grid: str
+    region: Region,
+    shape: tuple[int, int],
+    scale: Scale,
+    window: int,
+    factor: int,
+    grid: str,
+    context: int = 0,
 ) -> Frame:
     """Lay out a synthesis.
 
@@ -77,6 +92,8 @@ def plan_frame(
         Of the model, in pixels.
     grid
         ``"source"`` or ``"model"``.
+    context
+        Model pixels that the canvas reaches beyond the region.
 
     Raises
     ------
@@ -90,7 +107,7 @@ def plan_frame(
             f"which is {shape[1]} × {shape[0]} pixels"
         )
     inverse = 1 / scale[0], 1 / scale[1]
-    canvas = bounds.scaled_outward(inverse, factor)
+    canvas = bounds.scaled_outward(inverse, factor).grow(-(-context // factor) * factor)
     # A window must fit. The surplus goes to both sides, on the lattice.
     missing = [max(0, window - n) for n in canvas.shape]
     before = [m // 2 // factor * factor for m in missing]

@@ -25,7 +25,9 @@ def source_of(scene: Scene) -> Source:
     return Source(scene.path, scene.shape, (size.y, size.x), size.unit)
 
 
-def frame_of(scene: Scene, region: Region, bundle: ModelBundle, grid: Grid) -> Frame:
+def frame_of(
+    scene: Scene, region: Region, bundle: ModelBundle, grid: Grid, context: int = 0
+) -> Frame:
     """Geometry of varying ``region`` with a model.
 
     Raises
@@ -35,7 +37,7 @@ def frame_of(scene: Scene, region: Region, bundle: ModelBundle, grid: Grid) -> F
     """
     scale = grid_scale(scene, bundle.encoder.spec)
     spec = bundle.spec
-    return plan_frame(region, scene.shape, scale, spec.window, spec.latent_factor, grid)
+    return plan_frame(region, scene.shape, scale, spec.window, spec.latent_factor, grid, context)
 
 
 def embed_region(
@@ -43,6 +45,7 @@ def embed_region(
     region: Region,
     bundle: ModelBundle,
     *,
+    context: int = 0,
     cache: Path | None = None,
     progress: Report | None = None,
     cancel: CancelToken | None = None,
@@ -51,12 +54,14 @@ def embed_region(
 
     Parameters
     ----------
+    context
+        Model pixels beyond the region, as in :class:`SynthesisRequest`.
     cache
         Folder of finished fields; by default one in the user's cache folder.
     progress
         Told ``("embedding", cells done, cells)``.
     """
-    frame = frame_of(scene, region, bundle, "source")
+    frame = frame_of(scene, region, bundle, "source", context)
     return embed_box(
         scene,
         frame.canvas,
@@ -76,6 +81,7 @@ def make_request(
     field: EmbeddingField | None = None,
     grid: Grid = "source",
     feather: int = 0,
+    context: int = 0,
     progress: Report | None = None,
     cancel: CancelToken | None = None,
 ) -> SynthesisRequest:
@@ -99,7 +105,9 @@ def make_request(
     if guidance is None:
         guidance = preset.guidance if preset.guidance is not None else bundle.card.guidance
     if field is None:
-        field = embed_region(scene, region, bundle, progress=progress, cancel=cancel)
+        field = embed_region(
+            scene, region, bundle, context=context, progress=progress, cancel=cancel
+        )
     return SynthesisRequest(
         model=bundle.card.id,
         model_hash=bundle.hash,
@@ -109,4 +117,5 @@ def make_request(
         sampler=replace(sampler, guidance=guidance, steps=sampler.steps or preset.steps),
         grid=grid,
         feather=feather,
+        context=context,
     )

@@ -87,6 +87,10 @@ class SynthesisRequest:
         ``"source"``: output in level-0 pixels; ``"model"``: at the model's resolution.
     feather
         Width in output pixels over which the composite mask fades in, inside the region.
+    context
+        Model pixels around the region that the network sees as they are in the source, so
+        that the variation continues them. 0 (the default): no source pixel is used at
+        strength 1.
     """
 
     model: str
@@ -97,12 +101,15 @@ class SynthesisRequest:
     sampler: Sampler = Sampler()
     grid: Grid = "source"
     feather: int = 0
+    context: int = 0
 
     def __post_init__(self) -> None:
         if self.grid not in ("source", "model"):
             raise InputError(f"grid must be 'source' or 'model', got {self.grid!r}")
         if self.feather < 0:
             raise InputError(f"feather must be at least 0 pixels, got {self.feather}")
+        if self.context < 0:
+            raise InputError(f"context must be at least 0 pixels, got {self.context}")
 
     def with_(self, **changes: Any) -> SynthesisRequest:
         """A copy with fields replaced."""
@@ -119,6 +126,7 @@ class SynthesisRequest:
             "sampler": asdict(self.sampler),
             "grid": self.grid,
             "feather": self.feather,
+            "context": self.context,
         }
 
     @classmethod
@@ -136,6 +144,7 @@ class SynthesisRequest:
             sampler=Sampler(**data["sampler"]),
             grid=data["grid"],
             feather=data["feather"],
+            context=data["context"],
         )
 
     @property

@@ -21,7 +21,7 @@ from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes import Scene, to_source
 from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.events import Event, Finished, Preview, Progress, Started, TileDone
-from napari_ssldiff.synthesis.frame import Frame
+from napari_ssldiff.synthesis.frame import Frame, denoise_mask
 from napari_ssldiff.synthesis.prepare import frame_of
 from napari_ssldiff.synthesis.request import SynthesisRequest
 
@@ -62,12 +62,16 @@ def canvas_task(
         x = (window.x * f + centres)[None, :] * frame.scale[1]
         return torch.from_numpy(request.field.sample(y, x).reshape(spec.tokens**2, -1))
 
-    known = None
-    if request.sampler.strength < 1:
+    known = mask = None
+    if request.sampler.strength < 1 or request.context:
         if scene is None:
-            raise InputError("a strength below 1 starts from the source's pixels: give the scene")
+            raise InputError(
+                "a strength below 1 and a context need the source's pixels: give the scene"
+            )
         pixels = read_grid(scene, frame.canvas, bundle.encoder.spec)
         known = encode(bundle.denoiser, from_uint8(pixels))
+    if request.context:
+        mask = torch.from_numpy(denoise_mask(frame, f))
     steps, guidance = request.sampler.steps, request.sampler.guidance
     assert steps is not None
     assert guidance is not None
@@ -79,6 +83,7 @@ def canvas_task(
         strength=request.sampler.strength,
         seed=request.sampler.seed,
         known=known,
+        mask=mask,
     )
 
 
@@ -114,7 +119,7 @@ def synthesize(
     bundle
         The request's model, loaded.
     scene
-        The request's source. Its pixels are read only for a strength below 1.
+        The request's source. Its pixels are read only for a strength below 1 or a context.
     cancel
         Stops the run before the next network call.
 
@@ -134,7 +139,7 @@ def synthesize(
     started = time.perf_counter()
     cancel = cancel or CancelToken()
     preset = PRESETS[request.sampler.preset]
-    frame = frame_of(scene, request.region, bundle, request.grid)
+    frame = frame_of(scene, request.region, bundle, request.grid, request.context)
     cancel.raise_if_cancelled()
     task = canvas_task(request, bundle, scene, frame)
     total = plan(task, preset, bundle.spec.window_latents).evaluations

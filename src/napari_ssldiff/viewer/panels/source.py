@@ -45,7 +45,7 @@ class SourcePanel(QWidget):
         layout.addWidget(box)
 
         for card in bench.cards:
-            self.model.addItem(f"{card.name} · {_resolution(card)}", card.id)
+            self.model.addItem(card.name, card.id)
         for device in DEVICES:
             self.device.addItem(device, device)
         self.show_scenes()
@@ -76,7 +76,9 @@ class SourcePanel(QWidget):
         card = self._bench.card(self._bench.session.model_id)
         self.model.setToolTip("" if card is None else card.description)
         self.facts.setText(
-            "no model" if card is None else f"{card.domain} · window {card.window} px"
+            "no model"
+            if card is None
+            else f"{card.domain} · {_resolution(card)} · window {card.window} px"
         )
 
     def show_devices(self) -> None:

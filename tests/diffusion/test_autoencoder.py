@@ -28,9 +28,14 @@ def picture(h: int, w: int) -> torch.Tensor:
     return nn.functional.interpolate(coarse, (h, w), mode="bilinear")[0]
 
 
-def run(model: Denoiser, latents: torch.Tensor, preset: str = "bulk") -> torch.Tensor:
+def run(
+    model: Denoiser,
+    latents: torch.Tensor,
+    preset: str = "bulk",
+    centre: tuple[float, float] = (0, 0),
+) -> torch.Tensor:
     last = None
-    for _, canvas, _ in decode(model, latents, PRESETS[preset], centre=(0, 0)):
+    for _, canvas, _ in decode(model, latents, PRESETS[preset], centre=centre):
         last = canvas
     assert last is not None
     return last
@@ -75,7 +80,7 @@ def test_pixels_are_final_wherever_no_pending_window_reaches(
     monkeypatch.setattr(room, "OVERLAP", 4)
     model = make_denoiser()
     latents = encode(model, picture(60, 60))
-    end = run(model, latents)
+    end = run(model, latents, centre=(15, 15))
     boxes = []
     for box, canvas, pending in decode(model, latents, PRESETS["bulk"], centre=(15, 15)):
         boxes.append(box)

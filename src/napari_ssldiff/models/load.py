@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -94,12 +95,18 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def _checked(card: ModelCard, name: str) -> Path:
+    """A weight file whose sha256 is the card's."""
+    path = card.weight_path(name)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != card.weights[name]:
+        raise ModelError(f"{path} is damaged: its sha256 is not the card's; install it again")
+    return path
+
+
 def _tensors(card: ModelCard, names: Iterable[str]) -> dict[str, torch.Tensor]:
     out: dict[str, torch.Tensor] = {}
     for name in names:
-        path = card.weight_path(name)
-        if hashlib.sha256(path.read_bytes()).hexdigest() != card.weights[name]:
-            raise ModelError(f"{path} is damaged: its sha256 is not the card's; install it again")
+        path = _checked(card, name)
         try:
             out |= {k: v.float() for k, v in load_file(path).items()}
         except SafetensorError as error:
@@ -140,8 +147,15 @@ def _encoder(card: ModelCard, key: str, device: torch.device) -> NetworkEncoder:
         width=int(part["width"]),
         token=part.get("token", "pooled"),
     )
-    network = build_network(part["library"], part["name"], part.get("options", {}), spec.width)
-    _fill(card, network, part["weights"])
+    library, options = part["library"], part.get("options", {})
+    if library == "transformers":
+        # A folder in the hub's layout beside the card; the library reads its safetensors itself.
+        for name in part["weights"]:
+            _checked(card, name)
+        network = build_network(library, str(card.folder / part["name"]), options, spec.width)
+    else:
+        network = build_network(library, part["name"], options, spec.width)
+        _fill(card, network, part["weights"])
     return NetworkEncoder(spec, network, device)
 
 

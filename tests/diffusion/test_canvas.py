@@ -92,7 +92,9 @@ def test_a_low_strength_begins_near_the_known_latents(make_denoiser: Make) -> No
         steps: list[torch.Tensor] = []
         sample(model, first, PRESETS["bulk"], on_step=lambda i, x0, to=steps: to.append(x0))
         # With share 1 the network hands back the x it was given.
-        seen.append(float(torch.corrcoef(torch.stack([steps[0].ravel(), known(box).ravel()]))[0, 1]))
+        seen.append(
+            float(torch.corrcoef(torch.stack([steps[0].ravel(), known(box).ravel()]))[0, 1])
+        )
     assert seen[0] > 0.9
     assert abs(seen[1]) < 0.15
 
@@ -105,9 +107,7 @@ def test_outside_the_mask_the_known_latents_stay(preset: str, make_denoiser: Mak
     out = sample(make_denoiser(), task(box, mask=mask, known=known(box)), PRESETS[preset])
     outside = mask == 0
     torch.testing.assert_close(out[:, outside], known(box)[:, outside], atol=1e-4, rtol=0)
-    torch.testing.assert_close(
-        out[:, mask == 1], torch.full((12, 30), 0.5), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(out[:, mask == 1], torch.full((12, 30), 0.5), atol=1e-4, rtol=0)
 
 
 def test_outside_the_mask_the_network_sees_known_latents_at_the_right_level(
@@ -134,9 +134,9 @@ def test_at_full_strength_no_source_shines_through_the_mask(make_denoiser: Make)
     mask = torch.ones(8, 8)
     mask[0] = 0
     results = [
-        sample(
-            make_denoiser(share=0.5), task(box, mask=mask, known=k, steps=1), PRESETS["bulk"]
-        )[:, 1:]
+        sample(make_denoiser(share=0.5), task(box, mask=mask, known=k, steps=1), PRESETS["bulk"])[
+            :, 1:
+        ]
         for k in (known(box), -50 * known(box))
     ]
     assert torch.equal(*results)
@@ -240,9 +240,7 @@ def test_the_same_task_twice_is_identical_and_another_seed_is_not(
     preset: str, make_denoiser: Make
 ) -> None:
     a, b, c = (
-        sample(
-            make_denoiser(share=0.5), task(Box(0, 0, 12, 12), seed=s, steps=3), PRESETS[preset]
-        )
+        sample(make_denoiser(share=0.5), task(Box(0, 0, 12, 12), seed=s, steps=3), PRESETS[preset])
         for s in (7, 7, 8)
     )
     assert torch.equal(a, b)

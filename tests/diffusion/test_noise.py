@@ -50,8 +50,12 @@ def test_noise_is_standard_normal_and_white() -> None:
 def test_seed_and_step_each_give_unrelated_noise() -> None:
     box = Box(0, 0, 100, 100)
     base = place_noise(1, box, 4, 0).ravel()
-    for other in (place_noise(2, box, 4, 0), place_noise(1, box, 4, 1),
-                  place_noise(1 + 2**32, box, 4, 0), place_noise(2**63 - 1, box, 4, 0)):
+    for other in (
+        place_noise(2, box, 4, 0),
+        place_noise(1, box, 4, 1),
+        place_noise(1 + 2**32, box, 4, 0),
+        place_noise(2**63 - 1, box, 4, 0),
+    ):
         assert abs(np.corrcoef(base, other.ravel())[0, 1]) < 0.03
 
 

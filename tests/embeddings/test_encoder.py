@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,16 @@ def test_a_width_that_is_not_the_card_s_is_refused(folder: Path) -> None:
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=str(tmp_path)):
         build_network("transformers", str(tmp_path), {}, 24)
+
+
+def test_a_folder_cannot_run_code_of_its_own(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    (tmp_path / "own.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot load the encoder"):
+        build_network("transformers", str(tmp_path), {"trust_remote_code": True}, 24)
+    assert not marker.exists()
 
 
 def test_unknown_libraries_and_architectures_are_named() -> None:

@@ -129,8 +129,12 @@ def test_centre_out_begins_in_the_middle_and_keeps_ties_in_order() -> None:
     boxes = [Box(y, x, 10, 10) for y in (0, 10, 20) for x in (0, 10, 20)]
     ordered = centre_out(boxes, (15, 15))
     assert ordered[0] == Box(10, 10, 10, 10)
-    assert ordered[1:5] == [Box(0, 10, 10, 10), Box(10, 0, 10, 10), Box(10, 20, 10, 10),
-                            Box(20, 10, 10, 10)]
+    assert ordered[1:5] == [
+        Box(0, 10, 10, 10),
+        Box(10, 0, 10, 10),
+        Box(10, 20, 10, 10),
+        Box(20, 10, 10, 10),
+    ]
     assert sorted(ordered) == sorted(boxes)
 
 
@@ -162,8 +166,10 @@ def test_a_mask_asked_for_in_parts_is_the_mask_in_one() -> None:
     region = Region(((1.3, 2.7), (30.2, 9.9), (17.1, 40.4), (8.0, 20.0)))
     whole = region.mask(Box(0, 0, 40, 50))
     parts = np.block(
-        [[region.mask(Box(0, 0, 17, 23)), region.mask(Box(0, 23, 17, 27))],
-         [region.mask(Box(17, 0, 23, 23)), region.mask(Box(17, 23, 23, 27))]]
+        [
+            [region.mask(Box(0, 0, 17, 23)), region.mask(Box(0, 23, 17, 27))],
+            [region.mask(Box(17, 0, 23, 23)), region.mask(Box(17, 23, 23, 27))],
+        ]
     )
     assert (whole == parts).all()
     assert 0 < whole.sum() < whole.size
@@ -171,8 +177,9 @@ def test_a_mask_asked_for_in_parts_is_the_mask_in_one() -> None:
 
 def test_a_ring_that_crosses_itself_has_a_hole_by_the_even_odd_rule() -> None:
     # A square walked around, with a smaller square walked around inside it.
-    region = Region(((0, 0), (0, 20), (20, 20), (20, 0), (0, 0), (5, 5), (5, 15), (15, 15),
-                     (15, 5), (5, 5)))
+    region = Region(
+        ((0, 0), (0, 20), (20, 20), (20, 0), (0, 0), (5, 5), (5, 15), (15, 15), (15, 5), (5, 5))
+    )
     mask = region.mask(Box(0, 0, 20, 20))
     assert mask[2, 2]
     assert not mask[10, 10]

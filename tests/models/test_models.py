@@ -180,6 +180,17 @@ def test_missing_weights_are_named(copy: Make) -> None:
         load_bundle(str(folder), "cpu")
 
 
+def test_an_encoder_folder_with_weights_that_the_card_does_not_pin_is_refused(
+    copy: Make, tiny_folder: Path
+) -> None:
+    part = card_part(tiny_folder, "encoder")
+    folder = copy(encoder={**part, "library": "transformers", "name": "vit", "weights": []})
+    (folder / "vit").mkdir()
+    shutil.copy(folder / "unet.safetensors", folder / "vit" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"does not list the weights .*model\.safetensors"):
+        load_bundle(str(folder), "cpu")
+
+
 def card_part(folder: Path, part: str) -> dict[str, Any]:
     return dict(yaml.safe_load((folder / "card.yaml").read_text())[part])
 

@@ -17,7 +17,7 @@ from napari_ssldiff.embeddings import EmbeddingField
 from napari_ssldiff.embeddings.extract import read_grid
 from napari_ssldiff.errors import Cancelled, InputError, ModelError
 from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.scenes import PixelSize, Scene
+from napari_ssldiff.scenes import PixelSize, Scene, to_source
 from napari_ssldiff.synthesis import (
     CancelToken,
     Event,
@@ -65,9 +65,7 @@ def psnr(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
-def test_events_come_in_order_and_add_up(
-    scene_of: Open, textured: Texture, bundle: Any
-) -> None:
+def test_events_come_in_order_and_add_up(scene_of: Open, textured: Texture, bundle: Any) -> None:
     scene = scene_of(textured(300, 400))
     request = make_request(scene, Region.from_box(Box(10, 20, 270, 300)), bundle, FAST)
     events = list(synthesize(request, bundle=bundle, scene=scene))
@@ -189,9 +187,7 @@ def test_on_the_source_grid_a_scene_of_any_resolution_comes_back_in_place(
     assert max(errors, key=lambda shift: errors[shift]) == (0, 0)
 
 
-def test_on_the_models_grid_output_has_the_models_resolution(
-    scene_of: Open, painter: Any
-) -> None:
+def test_on_the_models_grid_output_has_the_models_resolution(scene_of: Open, painter: Any) -> None:
     scene = scene_of(smooth(400, 500), 0.25)
     region = Region.from_box(Box(100, 60, 200, 300))
     request = make_request(scene, region, painter, Sampler(strength=0), grid="model")
@@ -220,9 +216,7 @@ def paint(scene: Scene, model: Any, grid: str = "source") -> SynthesisRequest:
     )  # fmt: skip
 
 
-def test_tokens_of_a_window_are_row_major_and_of_its_own_place(
-    scene_of: Open, bundle: Any
-) -> None:
+def test_tokens_of_a_window_are_row_major_and_of_its_own_place(scene_of: Open, bundle: Any) -> None:
     scene = scene_of(smooth(128, 192))
     request = paint(scene, bundle)
     frame = frame_of(scene, request.region, bundle, "source")
@@ -347,7 +341,9 @@ def test_a_region_that_leaves_the_image_is_refused(
             make_request(scene, Region.from_box(box), bundle)
 
 
-def test_a_scene_of_another_domain_is_refused(scene_of: Open, textured: Texture, bundle: Any) -> None:
+def test_a_scene_of_another_domain_is_refused(
+    scene_of: Open, textured: Texture, bundle: Any
+) -> None:
     scene = replace(scene_of(textured(128, 128)), pixel_size=PixelSize(0.6, 0.6, "meter"))
     with pytest.raises(InputError, match="same domain"):
         make_request(scene, Region.from_box(scene.box), bundle)
@@ -373,14 +369,16 @@ def test_cancelling_raises_and_leaves_no_thread(
     scene = scene_of(textured(256, 256))
     sampler = Sampler(steps=200)
     request = make_request(scene, Region.from_box(scene.box), bundle, sampler)
-    cancel, after = CancelToken(), 0
+    cancel = CancelToken()
     events = synthesize(request, bundle=bundle, scene=scene, cancel=cancel)
+    for event in events:
+        if isinstance(event, Progress):
+            break
+    cancel.cancel()
+    rest: list[Event] = []
     with pytest.raises(Cancelled):
-        for event in events:
-            after += cancel.cancelled and isinstance(event, TileDone)
-            if isinstance(event, Progress):
-                cancel.cancel()
-    assert after == 0
+        rest.extend(events)
+    assert not any(isinstance(e, TileDone | Finished) for e in rest)
     assert sampler_threads() == []
 
 
@@ -422,3 +420,69 @@ def test_a_fault_inside_the_network_reaches_the_caller(
     with pytest.raises(RuntimeError, match="out of memory"):
         list(synthesize(request, bundle=painter, scene=scene))
     assert sampler_threads() == []
+
+
+def test_a_context_grows_the_canvas_and_keeps_the_source_around_the_region(
+    scene_of: Open, textured: Texture, painter: Any
+) -> None:
+    scene = scene_of(textured(256, 256))
+    region = Region.from_box(Box(101, 90, 60, 70))
+    request = make_request(scene, region, painter, FAST, context=31)
+    frame = frame_of(scene, region, painter, "source", request.context)
+    assert frame.output == region.bounds
+    assert frame.canvas.contains(region.bounds.grow(31))
+    task = canvas_task(request, painter, scene, frame)
+    assert task.mask is not None
+    assert task.known is not None
+    # Latents of two pixels: row 101 shares its latent with row 100.
+    expected = np.zeros(task.box.shape, np.float32)
+    expected[Box(50, 45, 31, 35).shift(-task.box.y, -task.box.x).slices] = 1
+    assert np.array_equal(task.mask.numpy(), expected)
+    pixels = to_uint8(painter.denoiser.autoencoder.decode(task.known[None])[0])
+    assert np.array_equal(pixels, scene.read_rgb(frame.canvas))
+
+
+def test_with_a_context_only_what_lies_around_the_region_matters(
+    scene_of: Open, textured: Texture, painter: Any
+) -> None:
+    from types import SimpleNamespace
+
+    def averaging(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> Any:
+        z = x[:, :12]
+        return SimpleNamespace(sample=0.9 * z.mean(dim=(2, 3), keepdim=True).expand_as(z))
+
+    painter.denoiser.network.forward = averaging
+    box = Box(100, 100, 40, 40)
+    first = textured(256, 256)
+    inside, around = first.copy(), first.copy()
+    inside[box.slices] = 255
+    around[80:100] = 255
+    field, images = None, []
+    for pixels in (first, inside, around):
+        scene = scene_of(pixels)
+        request = make_request(
+            scene, Region.from_box(box), painter, FAST, field=field, context=32
+        )  # fmt: skip
+        field = request.field
+        images.append(collect(synthesize(request, bundle=painter, scene=scene))[1])
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+
+
+def test_tiles_meet_without_a_seam_where_the_image_is_resampled(
+    scene_of: Open, textured: Texture, painter: Any
+) -> None:
+    scene = scene_of(textured(400, 420), 0.25)
+    request = make_request(scene, Region.from_box(scene.box), painter, Sampler(strength=0))
+    _, image = collect(synthesize(request, bundle=painter, scene=scene))
+    canvas = frame_of(scene, request.region, painter, "source").canvas
+    whole = to_source(read_grid(scene, canvas, painter.encoder.spec), canvas, scene.box, 2.0)
+    assert np.abs(image[..., :3].astype(int) - whole.astype(int)).max() <= 1
+
+
+def test_a_region_smaller_than_a_window_lies_in_its_middle(
+    scene_of: Open, textured: Texture, bundle: Any
+) -> None:
+    scene = scene_of(textured(256, 256))
+    frame = frame_of(scene, Region.from_box(Box(100, 120, 16, 90)), bundle, "source")
+    assert frame.canvas == Box(80, 120, 64, 96)

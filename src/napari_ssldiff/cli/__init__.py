@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_ssldiff import __version__
-from napari_ssldiff.errors import Cancelled, InputError, SSLDiffError
+from napari_ssldiff.errors import Cancelled, SSLDiffError
 
 EXIT_INPUT = 2
 EXIT_CANCELLED = 130
@@ -107,7 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Cancelled as error:
         print(f"cancelled: {error}", file=sys.stderr)
         return EXIT_CANCELLED
-    except (InputError, SSLDiffError) as error:
+    except SSLDiffError as error:
         print(f"napari-ssldiff {arguments.command}: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except OSError as error:
+        what = error.filename or "a file"
+        text = f"cannot use {what}: {error.strerror or error}"
+        print(f"napari-ssldiff {arguments.command}: {text}", file=sys.stderr)
         return EXIT_INPUT
     return 0

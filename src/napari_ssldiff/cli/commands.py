@@ -121,8 +121,9 @@ def vary(arguments: argparse.Namespace) -> None:
     sampler = sampler_of(arguments)
     if arguments.grid not in ("source", "model"):
         raise InputError(f"the grid is source or model, got {arguments.grid!r}")
-    if arguments.feather < 0:
-        raise InputError(f"feather must be at least 0 pixels, got {arguments.feather}")
+    for name in ("feather", "context"):
+        if getattr(arguments, name) < 0:
+            raise InputError(f"{name} must be at least 0 pixels, got {getattr(arguments, name)}")
     with open_source(arguments) as scene:
         region = region_of(arguments, scene)
         bundle = load_model(arguments, scene)
@@ -188,8 +189,11 @@ def train(arguments: argparse.Namespace) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     """Embedding fidelity."""
     from napari_ssldiff.evaluation import embedding_fidelity, evaluation_scenes
+    from napari_ssldiff.export import check_output
     from napari_ssldiff.models import load_bundle
 
+    if arguments.json:
+        check_output(arguments.json, overwrite=True, suffix=arguments.json.suffix.lower())
     bundle = load_bundle(arguments.model, arguments.device)
     paths = evaluation_scenes(arguments.data, arguments.folds, arguments.fold)
     report = embedding_fidelity(

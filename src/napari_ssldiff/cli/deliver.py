@@ -124,7 +124,8 @@ def picture(path: Path, request: SynthesisRequest, scene: Scene, store: Any) -> 
     alpha = made[..., 3:].astype(np.float32) / 255
     right = np.round(made[..., :3] * alpha + real * (1 - alpha)).astype(np.uint8)
     if max(box.shape) > 2048:
-        size = tuple(round(n * 2048 / max(box.shape)) for n in (box.w, box.h))
+        shrink = 2048 / max(box.shape)
+        size = round(box.w * shrink), round(box.h * shrink)
         real, right = (
             np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS))
             for p in (real, right)

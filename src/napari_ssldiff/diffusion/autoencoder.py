@@ -27,6 +27,11 @@ class Autoencoder(nn.Module):
         components of image patches it gives a small network all its latent channels at once.
     """
 
+    shift: torch.Tensor
+    scale: torch.Tensor
+    preview_weight: torch.Tensor
+    preview_bias: torch.Tensor
+
     def __init__(self, network: nn.Module, patch: int, channels: int, linear: int = 0) -> None:
         super().__init__()
         self.network, self.patch = network, patch

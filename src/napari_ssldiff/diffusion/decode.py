@@ -37,13 +37,19 @@ def _weight(kind: str, box: Box) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def encode(model: Denoiser, image: torch.Tensor) -> torch.Tensor:
-    """``(3, h, w)`` float in [-1, 1], sides multiples of the factor → ``(c, h/f, w/f)``."""
+def encode(
+    model: Denoiser, image: torch.Tensor, *, check: Callable[[], None] = lambda: None
+) -> torch.Tensor:
+    """``(3, h, w)`` float in [-1, 1], sides multiples of the factor → ``(c, h/f, w/f)``.
+
+    ``check`` is called before every window and raises to cancel.
+    """
     f = model.spec.latent_factor
     shape = image.shape[1] // f, image.shape[2] // f
     latents = torch.zeros(model.spec.latent_channels, *shape)
     total = torch.zeros(shape)
     for box in _windows(shape, WINDOW, WINDOW - OVERLAP):
+        check()
         part = image[:, box.y * f : box.y1 * f, box.x * f : box.x1 * f][None].to(model.device)
         weight = _weight("cos2", box)
         latents[(slice(None), *box.slices)] += weight * model.autoencoder.encode(part)[0].cpu()

@@ -44,7 +44,8 @@ class DPMSolver2M:
     """
 
     def __init__(self, schedule: Mapping[str, Any], steps: int, begin: int = 0) -> None:
-        self._scheduler = DPMSolverMultistepScheduler(
+        kind: Any = DPMSolverMultistepScheduler  # its methods are added by a decorator
+        self._scheduler = kind(
             prediction_type="sample",
             algorithm_type="dpmsolver++",
             solver_order=2,
@@ -97,4 +98,7 @@ class PaperDDIM:
         after = float(self._alpha_bar[self.timesteps[i + 1]])
         eps = (x - a**0.5 * x0) / (1 - a) ** 0.5
         variance = float(self._beta[t]) * (1 - after) / (1 - a)
-        return after**0.5 * x0 + (1 - after - variance) ** 0.5 * eps + variance**0.5 * noise(i)
+        out: torch.Tensor = (
+            after**0.5 * x0 + (1 - after - variance) ** 0.5 * eps + variance**0.5 * noise(i)
+        )
+        return out

@@ -135,19 +135,27 @@ def build_network(library: str, name: str, options: Mapping[str, Any], width: in
     if library == "timm":
         import timm
 
-        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-        head = {} if "num_classes" in arguments else {"num_classes": width}
+        arguments: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in options.items()
+        }
+        arguments.setdefault("num_classes", width)
         try:
-            model: nn.Module = timm.create_model(name, pretrained=False, **head, **arguments)
+            model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
         except RuntimeError as error:
             raise ModelError(f"timm does not know the architecture {name!r}: {error}") from None
         return model
     if library == "transformers":
         from transformers import AutoModel
 
+        # A card is data: it must not make the library import code from the folder.
+        options = {k: v for k, v in options.items() if k != "trust_remote_code"}
         try:
             loaded: nn.Module = AutoModel.from_pretrained(
-                name, local_files_only=True, use_safetensors=True, **options
+                name,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **options,
             )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]

@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import dask
 import numpy as np
+from dask.base import compute
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from napari_ssldiff.embeddings.encoder import Encoder, EncoderSpec
@@ -135,9 +136,7 @@ def embed_box(
         starts = range(0, columns, BLOCK)
         for group in (starts[i : i + 4] for i in range(0, len(starts), 4)):
             check()
-            blocks = dask.compute(  # type: ignore[no-untyped-call]
-                *(dask.delayed(read)(r, c) for c in group), scheduler="threads"
-            )
+            blocks = compute(*(delayed(read)(r, c) for c in group), scheduler="threads")
             for c, cells in zip(group, blocks, strict=True):
                 check()
                 h, w = min(BLOCK, rows - r), min(BLOCK, columns - c)

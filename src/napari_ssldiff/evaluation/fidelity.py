@@ -35,11 +35,15 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Measured:
-    """Embeddings of one region's cells: requested, synthesised, and round trip; ``(n, d)``."""
+    """Embeddings of one region's cells: requested, synthesised, and round trip; ``(n, d)``.
+
+    ``image`` names the image that the region is of.
+    """
 
     requested: Vectors
     made: Vectors
     round_trip: Vectors
+    image: str
 
 
 def evaluation_scenes(
@@ -119,21 +123,23 @@ def synthesise_region(
 
 
 def score(parts: Sequence[Measured], rng: np.random.Generator, draws: int = 1000) -> dict[str, Any]:
-    """Fidelity with a 95 % interval, bootstrapped over regions (cells of one are not
+    """Fidelity with a 95 % interval, bootstrapped over images (cells of one are not
     independent).
 
     Raises
     ------
     InputError
-        If there are fewer than two regions, or c_vae - c_shuffled < 0.1: the encoder then
+        If there are fewer than two images, or c_vae - c_shuffled < 0.1: the encoder then
         cannot tell these cells apart and the ratio means nothing.
     """
-    if len(parts) < 2:
-        raise InputError("fidelity needs cells from at least two regions")
+    images = np.unique([p.image for p in parts], return_inverse=True)[1]
+    groups = [np.nonzero(images == i)[0] for i in range(images.max(initial=-1) + 1)]
+    if len(groups) < 2:
+        raise InputError("fidelity needs cells from at least two images")
     own = [np.sum(p.requested * p.made, 1) for p in parts]
     ceiling = [np.sum(p.requested * p.round_trip, 1) for p in parts]
-    # Every request against the results of every other region: the mean over all permutations
-    # that never stay within one region.
+    # Every request against the results of every other image: the mean over all permutations
+    # that never stay within one image.
     requested = np.stack([p.requested.mean(0) for p in parts])
     made = np.stack([p.made.mean(0) for p in parts])
     sizes = np.array([len(p.made) for p in parts], float)
@@ -142,7 +148,9 @@ def score(parts: Sequence[Measured], rng: np.random.Generator, draws: int = 1000
     def fidelity(index: NDArray[np.int64]) -> tuple[float, float, float, float]:
         c = float(np.concatenate([own[i] for i in index]).mean())
         c_vae = float(np.concatenate([ceiling[i] for i in index]).mean())
-        weight = np.outer(sizes[index], sizes[index]) * (index[:, None] != index[None, :])
+        weight = np.outer(sizes[index], sizes[index]) * (
+            images[index][:, None] != images[index][None, :]
+        )
         c_shuffled = float((cross[np.ix_(index, index)] * weight).sum() / weight.sum())
         return c, c_shuffled, c_vae, (c - c_shuffled) / (c_vae - c_shuffled)
 
@@ -153,10 +161,11 @@ def score(parts: Sequence[Measured], rng: np.random.Generator, draws: int = 1000
             f"the autoencoder's cosine {c_vae:.3f} is less than 0.1 above chance "
             f"{c_shuffled:.3f}: fidelity is undefined for these images and this encoder"
         )
-    samples = rng.integers(0, len(parts), (draws, len(parts)))
-    # A draw of one region only has nothing to shuffle with.
+    samples = rng.integers(0, len(groups), (draws, len(groups)))
+    # A draw of one image only has nothing to shuffle with.
     samples = samples[(samples != samples[:, :1]).any(1)]
-    low, high = np.percentile([fidelity(index)[3] for index in samples], [2.5, 97.5])
+    values = [fidelity(np.concatenate([groups[i] for i in draw]))[3] for draw in samples]
+    low, high = np.percentile(values, [2.5, 97.5])
     return {
         "fidelity": round(value, 4),
         "interval": [round(float(low), 4), round(float(high), 4)],
@@ -165,6 +174,7 @@ def score(parts: Sequence[Measured], rng: np.random.Generator, draws: int = 1000
         "c_vae": round(c_vae, 4),
         "cells": int(sizes.sum()),
         "regions": len(parts),
+        "images": len(groups),
     }
 
 
@@ -203,26 +213,29 @@ def embedding_fidelity(
     }
     cell = bundle.spec.cell
     per_region = (window // cell) ** 2
-    per_image = -(-cells // (per_region * len(paths))) + 1
+    rounds = -(-cells // (per_region * len(paths))) + 2
     measured: dict[str, list[Measured]] = {name: [] for name in encoders}
     done = 0
-    for path in paths:
+    # One region of every image, then a second one: the pool spreads over all images.
+    for turn, path in ((turn, path) for turn in range(rounds) for path in paths):
         if done >= cells:
             break
         with open_scene(path) as scene:
-            scale = grid_scale(scene, bundle.encoder.spec)
-            size = round(window * scale[0])
-            for box in place_regions(scene.shape, size, per_image):
-                pictures = synthesise_region(scene, Region.from_box(box), bundle, sampler)
-                split = [_cells(p, cell) for p in pictures]
-                keep = holds_tissue(split[0], scene.background)
-                if not keep.any():
-                    continue
-                for name, encoder in encoders.items():
-                    vectors = [encoder.embed(part[keep]) for part in split]
-                    measured[name].append(Measured(*vectors))
-                done += int(keep.sum())
-                progress("fidelity", min(done, cells), cells)
+            size = round(window * grid_scale(scene, bundle.encoder.spec)[0])
+            boxes = place_regions(scene.shape, size, rounds)
+            if turn >= len(boxes):
+                continue
+            region = Region.from_box(boxes[turn])
+            pictures = synthesise_region(scene, region, bundle, sampler)
+            split = [_cells(p, cell) for p in pictures]
+            keep = holds_tissue(split[0], scene.background)
+        if not keep.any():
+            continue
+        for name, encoder in encoders.items():
+            vectors = [encoder.embed(part[keep]) for part in split]
+            measured[name].append(Measured(*vectors, image=str(path)))
+        done += int(keep.sum())
+        progress("fidelity", min(done, cells), cells)
     if done < cells:
         raise InputError(f"the images hold only {done} cells with content, {cells} were asked for")
     rng = np.random.default_rng(0)

@@ -152,7 +152,12 @@ def _encoder(card: ModelCard, key: str, device: torch.device) -> NetworkEncoder:
         # A folder in the hub's layout beside the card; the library reads its safetensors itself.
         for name in part["weights"]:
             _checked(card, name)
-        network = build_network(library, str(card.folder / part["name"]), options, spec.width)
+        folder = (card.folder / part["name"]).resolve()
+        pinned = {(card.folder / name).resolve() for name in part["weights"]}
+        for path in folder.glob("*.safetensors"):
+            if path.resolve() not in pinned:
+                raise ModelError(f"the card of {card.id} does not list the weights {path}")
+        network = build_network(library, str(folder), options, spec.width)
     else:
         network = build_network(library, part["name"], options, spec.width)
         _fill(card, network, part["weights"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
 
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
@@ -68,7 +68,7 @@ def denoise_mask(frame: Frame, factor: int) -> NDArray[np.float32]:
     inside = frame.region.mask(frame.canvas, inverse)
     rows, columns = frame.canvas.h // factor, frame.canvas.w // factor
     blocks = inside.reshape(rows, factor, columns, factor)
-    return blocks.any(axis=(1, 3)).astype(np.float32)
+    return np.asarray(blocks.any(axis=(1, 3)), dtype=np.float32)
 
 
 def plan_frame(

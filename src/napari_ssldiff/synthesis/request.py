@@ -131,7 +131,22 @@ class SynthesisRequest:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SynthesisRequest:
-        """The request that :meth:`to_dict` described."""
+        """The request that :meth:`to_dict` described.
+
+        Raises
+        ------
+        InputError
+            If it is not a request.
+        """
+        try:
+            return cls._read(data)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"not a synthesis request: {error!r}") from None
+
+    @classmethod
+    def _read(cls, data: dict[str, Any]) -> SynthesisRequest:
         source = dict(data["source"])
         source["shape"] = tuple(source["shape"])
         source["pixel_size"] = tuple(source["pixel_size"])

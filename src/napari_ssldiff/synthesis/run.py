@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -44,7 +44,11 @@ def from_uint8(pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def canvas_task(
-    request: SynthesisRequest, bundle: ModelBundle, scene: Scene | None, frame: Frame
+    request: SynthesisRequest,
+    bundle: ModelBundle,
+    scene: Scene | None,
+    frame: Frame,
+    check: Callable[[], None] = lambda: None,
 ) -> CanvasTask:
     """The engine's task for a request: tokens by place, and known latents where needed.
 
@@ -69,7 +73,7 @@ def canvas_task(
                 "a strength below 1 and a context need the source's pixels: give the scene"
             )
         pixels = read_grid(scene, frame.canvas, bundle.encoder.spec)
-        known = encode(bundle.denoiser, from_uint8(pixels))
+        known = encode(bundle.denoiser, from_uint8(pixels), check=check)
     if request.context:
         mask = torch.from_numpy(denoise_mask(frame, f))
     steps, guidance = request.sampler.steps, request.sampler.guidance
@@ -125,7 +129,8 @@ def synthesize(
 
     Yields
     ------
-    :class:`Started`, then :class:`Progress` and one :class:`Preview` per step, then
+    A :class:`Progress` where the source is encoded first, :class:`Started`, then
+    :class:`Progress` and one :class:`Preview` per step, then
     :class:`TileDone` centre out, then :class:`Finished`.
 
     Raises
@@ -141,7 +146,9 @@ def synthesize(
     preset = PRESETS[request.sampler.preset]
     frame = frame_of(scene, request.region, bundle, request.grid, request.context)
     cancel.raise_if_cancelled()
-    task = canvas_task(request, bundle, scene, frame)
+    if request.sampler.strength < 1 or request.context:
+        yield Progress("encoding the source", 0, 1)
+    task = canvas_task(request, bundle, scene, frame, cancel.raise_if_cancelled)
     total = plan(task, preset, bundle.spec.window_latents).evaluations
     yield Started(frame.output, task.steps, total)
 

@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.training.augment import jitter_light, jitter_stain, symmetry
@@ -61,6 +62,8 @@ def start_linear(model: Autoencoder, images: torch.Tensor) -> float:
         if name in ("encoder.conv_out", "decoder.conv_out"):
             for parameter in layer.parameters():
                 parameter.zero_()
+        elif name == "quant_conv" and isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            layer.bias.zero_()
     return float(s[:c].square().sum() / s.square().sum())
 
 

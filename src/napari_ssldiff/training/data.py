@@ -42,9 +42,20 @@ class ImageSet:
 
 
 def fold_of(root: Path, table: str, key: str) -> dict[str, str]:
-    """``{name: fold}`` from a CSV with the columns ``key`` and ``fold``."""
-    with (root / table).open(newline="") as file:
-        return {row[key]: row["fold"] for row in csv.DictReader(file)}
+    """``{name: fold}`` from a CSV with the columns ``key`` and ``fold``.
+
+    Raises
+    ------
+    InputError
+        If the table is missing or lacks a column.
+    """
+    try:
+        with (root / table).open(newline="") as file:
+            return {row[key]: row["fold"] for row in csv.DictReader(file)}
+    except OSError as error:
+        raise InputError(f"cannot read the folds {root / table}: {error.strerror}") from None
+    except KeyError as error:
+        raise InputError(f"the folds {root / table} have no column {error}") from None
 
 
 def list_files(root: Path, entry: dict[str, Any]) -> list[Path]:

@@ -85,7 +85,7 @@ class Trainer:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.module, self.directory, self.schedule, self.seed = module, directory, schedule, seed
-        self.step, self.elapsed = 0, 0.0
+        self.step, self.elapsed, self._saved = 0, 0.0, 1
         self.optimiser = torch.optim.AdamW(
             [p for p in module.parameters() if p.requires_grad],
             lr=schedule.lr,
@@ -127,10 +127,27 @@ class Trainer:
         optimiser["state"] = slots
         self.optimiser.load_state_dict(optimiser)
         self.step, self.elapsed = int(info["step"]), float(info["elapsed"])
+        self._saved = int(info["file"].removeprefix("state-").removesuffix(".safetensors"))
+        self._forget_later_metrics()
+
+    def _forget_later_metrics(self) -> None:
+        """Drop rows of steps after the checkpoint; they will be made again."""
+        path = self.directory / "metrics.jsonl"
+        if not path.exists():
+            return
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+        if len(kept) < len(lines):
+            partial = path.with_name(".metrics.jsonl.partial")
+            partial.write_text("".join(kept))
+            partial.replace(path)
 
     def save(self) -> None:
         """Write the state; the JSON that names it is replaced last."""
-        name = f"state-{self.step % 2}.safetensors"
+        # Never over the file that state.json names: a kill between the two renames must leave a
+        # pair that fits.
+        self._saved = 1 - self._saved
+        name = f"state-{self._saved}.safetensors"
         tensors = {f"model.{k}": v for k, v in self.module.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= _flatten(self.optimiser)

@@ -38,7 +38,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from None
     needed = ("domains", "autoencoder", "encoder", "encoder-eval", "diffusion")
     missing = [k for k in needed if not isinstance(config, dict) or k not in config]

@@ -28,6 +28,7 @@ from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes import Scene, open_scene
 from napari_ssldiff.synthesis import Sampler, TileDone, make_request, synthesize
+from napari_ssldiff.synthesis.prepare import frame_of
 from napari_ssldiff.synthesis.run import from_uint8, to_uint8
 
 Vectors = NDArray[np.float32]
@@ -112,14 +113,15 @@ def synthesise_region(
     for event in synthesize(request, bundle=bundle, scene=scene):
         if isinstance(event, TileDone):
             made[event.box.shift(-box.y, -box.x).slices] = event.pixels[..., :3]
-    f = bundle.spec.latent_factor
-    cut = real[: box.h // f * f, : box.w // f * f]
-    z = encode(bundle.denoiser, from_uint8(cut))
+    # On the canvas of the request: another phase of the latent lattice is another round trip.
+    canvas = frame_of(scene, region, bundle, "model").canvas
+    z = encode(bundle.denoiser, from_uint8(read_grid(scene, canvas, bundle.encoder.spec)))
     last = None
-    for _, canvas, _ in decode(bundle.denoiser, z, PRESETS["bulk"], centre=(0, 0)):
-        last = canvas
+    for _, image, _ in decode(bundle.denoiser, z, PRESETS["bulk"], centre=(0, 0)):
+        last = image
     assert last is not None
-    return real, made, to_uint8(last)
+    inside = box.shift(-canvas.y, -canvas.x)
+    return real, made, to_uint8(last[(slice(None), *inside.slices)])
 
 
 def score(parts: Sequence[Measured], rng: np.random.Generator, draws: int = 1000) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -43,20 +44,8 @@ def from_uint8(pixels: NDArray[np.uint8]) -> torch.Tensor:
     return array.permute(2, 0, 1).float() / 127.5 - 1
 
 
-def canvas_task(
-    request: SynthesisRequest,
-    bundle: ModelBundle,
-    scene: Scene | None,
-    frame: Frame,
-    check: Callable[[], None] = lambda: None,
-) -> CanvasTask:
-    """The engine's task for a request: tokens by place, and known latents where needed.
-
-    Raises
-    ------
-    InputError
-        If the source's pixels are needed and no scene is given.
-    """
+def _task(request: SynthesisRequest, bundle: ModelBundle, frame: Frame) -> CanvasTask:
+    """The engine's task, its known latents still missing."""
     spec, f = bundle.spec, bundle.spec.latent_factor
     box = Box(frame.canvas.y // f, frame.canvas.x // f, frame.canvas.h // f, frame.canvas.w // f)
     centres = (np.arange(spec.tokens) + 0.5) * spec.cell
@@ -66,16 +55,6 @@ def canvas_task(
         x = (window.x * f + centres)[None, :] * frame.scale[1]
         return torch.from_numpy(request.field.sample(y, x).reshape(spec.tokens**2, -1))
 
-    known = mask = None
-    if request.sampler.strength < 1 or request.context:
-        if scene is None:
-            raise InputError(
-                "a strength below 1 and a context need the source's pixels: give the scene"
-            )
-        pixels = read_grid(scene, frame.canvas, bundle.encoder.spec)
-        known = encode(bundle.denoiser, from_uint8(pixels), check=check)
-    if request.context:
-        mask = torch.from_numpy(denoise_mask(frame, f))
     steps, guidance = request.sampler.steps, request.sampler.guidance
     assert steps is not None
     assert guidance is not None
@@ -86,9 +65,39 @@ def canvas_task(
         guidance=guidance,
         strength=request.sampler.strength,
         seed=request.sampler.seed,
-        known=known,
-        mask=mask,
+        mask=torch.from_numpy(denoise_mask(frame, f)) if request.context else None,
     )
+
+
+def _needs_source(request: SynthesisRequest) -> bool:
+    return request.sampler.strength < 1 or request.context > 0
+
+
+def _known(
+    bundle: ModelBundle, scene: Scene | None, frame: Frame, check: Callable[[], None]
+) -> torch.Tensor:
+    if scene is None:
+        raise InputError(
+            "a strength below 1 and a context need the source's pixels: give the scene"
+        )
+    pixels = read_grid(scene, frame.canvas, bundle.encoder.spec)
+    return encode(bundle.denoiser, from_uint8(pixels), check=check)
+
+
+def canvas_task(
+    request: SynthesisRequest, bundle: ModelBundle, scene: Scene | None, frame: Frame
+) -> CanvasTask:
+    """The engine's task for a request: tokens by place, and known latents where needed.
+
+    Raises
+    ------
+    InputError
+        If the source's pixels are needed and no scene is given.
+    """
+    task = _task(request, bundle, frame)
+    if not _needs_source(request):
+        return task
+    return replace(task, known=_known(bundle, scene, frame, lambda: None))
 
 
 def _check(request: SynthesisRequest, bundle: ModelBundle) -> None:
@@ -129,8 +138,7 @@ def synthesize(
 
     Yields
     ------
-    A :class:`Progress` where the source is encoded first, :class:`Started`, then
-    :class:`Progress` and one :class:`Preview` per step, then
+    :class:`Started`, then :class:`Progress` and one :class:`Preview` per step, then
     :class:`TileDone` centre out, then :class:`Finished`.
 
     Raises
@@ -146,11 +154,12 @@ def synthesize(
     preset = PRESETS[request.sampler.preset]
     frame = frame_of(scene, request.region, bundle, request.grid, request.context)
     cancel.raise_if_cancelled()
-    if request.sampler.strength < 1 or request.context:
-        yield Progress("encoding the source", 0, 1)
-    task = canvas_task(request, bundle, scene, frame, cancel.raise_if_cancelled)
+    task = _task(request, bundle, frame)
     total = plan(task, preset, bundle.spec.window_latents).evaluations
     yield Started(frame.output, task.steps, total)
+    if _needs_source(request):
+        yield Progress("encoding the source", 0, 1)
+        task = replace(task, known=_known(bundle, scene, frame, cancel.raise_if_cancelled))
 
     counters = Counters()
     latents: torch.Tensor | None = None

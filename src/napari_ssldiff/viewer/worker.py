@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from napari_ssldiff.errors import Cancelled, SSLDiffError
@@ -204,7 +206,8 @@ class Worker:
         try:
             control.raise_if_cancelled()
             self._post(JobStarted(job.id))
-            return JobDone(job.id, job.run(self._engine, control, self._post))
+            with _window_first():
+                return JobDone(job.id, job.run(self._engine, control, self._post))
         except Cancelled as stop:
             text = str(stop)
             return JobCancelled(job.id, "" if text == "cancelled" else text)
@@ -226,6 +229,21 @@ class Worker:
 
 def _nowhere(message: Message) -> None:
     """Where a closed worker's messages go."""
+
+
+@contextmanager
+def _window_first() -> Iterator[None]:
+    """Hand the interpreter over sooner while a job runs.
+
+    Every OpenGL call gives the interpreter lock up and then queues for it behind the worker, 5 ms
+    each by default: some hundred calls a frame would stop the window for seconds.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, 0.0002))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _out_of_memory(error: BaseException) -> bool:

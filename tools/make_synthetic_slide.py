@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -57,7 +58,7 @@ def main() -> None:
             with open_scene(path) as scene:
                 fields.append(embed_region(scene, Region.from_box(scene.box), bundle))
         # The image of its class with the most tissue.
-        grids.append(max(fields, key=lambda f: float(np.mean(f.valid))).vectors)
+        grids.append(max(fields, key=lambda f: float(np.mean(np.asarray(f.valid)))).vectors)
     glass = bundle.encoder.embed(np.full((1, cell, cell, 3), 243, np.uint8))[0]
     y, x = (np.indices((CELLS, CELLS)) + 0.5) / CELLS * 2 - 1
     vectors = np.broadcast_to(glass, (CELLS, CELLS, len(glass))).copy()
@@ -71,10 +72,11 @@ def main() -> None:
     size = CELLS * cell
     blank = np.full((size, size, 3), 243, np.uint8)
     resolution = bundle.card.resolution
+    level: Any = blank
     canvas = Scene(
         "synthetic-slide",
         "synthetic-slide",
-        [blank],
+        [level],
         PixelSize(resolution, resolution, "micrometer"),
     )
     field = EmbeddingField(
@@ -95,10 +97,10 @@ def main() -> None:
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     levels = [made]
     while max(levels[-1].shape) > 512:
-        half = tuple(n // 2 for n in levels[-1].shape[1::-1])
+        half = levels[-1].shape[1] // 2, levels[-1].shape[0] // 2
         levels.append(np.asarray(Image.fromarray(levels[-1]).resize(half, Image.Resampling.BOX)))
     with tifffile.TiffWriter(TARGET, ome=True) as writer:
-        options = {
+        options: dict[str, Any] = {
             "photometric": "rgb",
             "tile": (256, 256),
             "compression": "jpeg",

@@ -234,8 +234,8 @@ def embedding_fidelity(
         if not keep.any():
             continue
         for name, encoder in encoders.items():
-            vectors = [encoder.embed(part[keep]) for part in split]
-            measured[name].append(Measured(*vectors, image=str(path)))
+            requested, made, trip = (encoder.embed(part[keep]) for part in split)
+            measured[name].append(Measured(requested, made, trip, image=str(path)))
         done += int(keep.sum())
         progress("fidelity", min(done, cells), cells)
     if done < cells:

@@ -152,7 +152,7 @@ def train(
         ``latent_noise``, ``loss`` weights.
     """
     torch.manual_seed(int(config["seed"]))
-    model = build(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build(config).to(memory_format=torch.channels_last)
     if config["linear"]:
         rng = np.random.default_rng(int(config["seed"]))
         first = [augment(draw_crops(sets, 64, 256, rng), aug, rng) for sets, aug in groups]

@@ -33,7 +33,8 @@ class Sample:
 
 def build_network(config: Mapping[str, Any], latent_channels: int, factor: int) -> nn.Module:
     """An untrained diffusers U-Net for the configuration."""
-    network: nn.Module = UNet2DConditionModel(
+    kind: Any = UNet2DConditionModel
+    network: nn.Module = kind(
         sample_size=int(config["window"]) // factor,
         in_channels=latent_channels + int(config["spatial"]),
         out_channels=latent_channels,
@@ -169,7 +170,7 @@ def draw(
     centres = (np.arange(side) + 0.5) * cell
     latents, tokens = [], []
     for _ in range(count):
-        sample = samples[rng.integers(len(samples))]
+        sample = samples[int(rng.integers(len(samples)))]
         room = [n - w for n in sample.latents.shape[1:]]
         place = [int(rng.integers(r + 1)) for r in room]
         if rng.random() < 0.5:
@@ -203,9 +204,10 @@ def train(
     first = next(iter(domains.values()))[0]
     channels, width = first.latents.shape[0], first.field.width
     model = Denoiser(config, list(domains), width, channels, factor)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     trainer = Trainer(model, directory, schedule, int(config["seed"]))
-    scheduler = DDPMScheduler(prediction_type=config["prediction"], **config["scheduler"])
+    kind: Any = DDPMScheduler  # its methods are added by a decorator
+    scheduler = kind(prediction_type=config["prediction"], **config["scheduler"])
     share = int(config["batch"]) // len(domains)
     drop = float(config["unconditional"])
 
@@ -222,8 +224,8 @@ def train(
         # Stratified over the batch: every step sees the whole range of noise levels.
         u = (torch.randperm(len(x0)) + torch.rand(len(x0))) / len(x0)
         t = (u * scheduler.config.num_train_timesteps).long()
-        xt = scheduler.add_noise(x0, noise, t)  # type: ignore[arg-type]
-        target = scheduler.get_velocity(x0, noise, t)  # type: ignore[arg-type]
+        xt = scheduler.add_noise(x0, noise, t)
+        target = scheduler.get_velocity(x0, noise, t)
         with torch.autocast("cpu", torch.bfloat16):
             made = model(xt.contiguous(memory_format=torch.channels_last), t, condition)
         error = F.mse_loss(made.float(), target, reduction="none").mean(dim=(1, 2, 3))

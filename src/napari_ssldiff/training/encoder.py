@@ -128,8 +128,7 @@ def result(
     """
     model = Pretext(config["network"], int(config["width"]), int(config["projector"]))
     trainer = Trainer(model, directory, Schedule(steps=0))
-    backbone = trainer.averaged.backbone.eval()
-    assert isinstance(backbone, nn.Module)
+    backbone = trainer.averaged.get_submodule("backbone").eval()
     rng = np.random.default_rng(int(config["seed"]))
     size = int(config["input"])
     features = []

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 
+from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.training import autoencoder, diffusion, encoder
 from napari_ssldiff.training.data import ImageSet, load_sets
@@ -155,7 +156,7 @@ class Pipeline:
         model, _ = encoder.result(sets, self.config["encoder-eval"], self.output / "encoder-eval")
         return model
 
-    def autoencoder(self) -> autoencoder.Autoencoder:
+    def autoencoder(self) -> Autoencoder:
         """The trained autoencoder, its latents standardised."""
         model = autoencoder.result(self.config["autoencoder"], self.output / "autoencoder")
         crops = [autoencoder.calibration_images(self.sets(d, "pixels"), 24) for d in self.domains]

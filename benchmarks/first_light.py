@@ -162,11 +162,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--cells", type=int, default=320)
+    parser.add_argument("--only", choices=["repeatability"], help="this part alone")
     arguments = parser.parse_args()
     rows = []
     for model, (folder, table) in HELD_OUT.items():
         data = arguments.data
         bundle = load_bundle(model, "cpu")
+        if arguments.only:
+            rows.append({"model": model, "repeatability": repeatability(bundle, data)})
+            continue
         paths = evaluation_scenes([data / folder], data / table)
         # Spread over the fold: neighbours in the list are the same place in other years.
         keep = np.linspace(0, len(paths) - 1, min(len(paths), 24)).round().astype(int)

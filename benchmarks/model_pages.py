@@ -80,7 +80,121 @@ def curves(card: ModelCard, domain: str, path: Path) -> None:
     plt.close(figure)
 
 
-def page(card: ModelCard, figures: dict[str, Any] | None) -> str:
+def mixed(model: str, data: Path, path: Path, count: int = 20, size: int = 192) -> list[str]:
+    """Crops of held-out images, half of them varied, in an order that only the key tells.
+
+    Returns
+    -------
+    ``"real"`` or ``"synthetic"`` per crop, row by row.
+    """
+    bundle = load_bundle(model, "cpu")
+    folder, table = HELD_OUT[model]
+    paths = evaluation_scenes([data / folder], data / table)
+    rng = np.random.default_rng(20)
+    # Crops of one sheet never share a place: no pair gives the answer away.
+    chosen = [paths[i] for i in rng.choice(len(paths), count, replace=len(paths) < count)]
+    key = [str(k) for k in rng.permutation(["real", "synthetic"] * (count // 2))]
+    columns, gap = 5, 6
+    rows = -(-count // columns)
+    out = Image.new("RGB", (columns * (size + gap) - gap, rows * (size + gap) - gap), "white")
+    seen: dict[Path, int] = {}
+    for i, (path, kind) in enumerate(zip(chosen, key, strict=True)):
+        with open_scene(path) as scene:
+            # The middle, or one of the quarters if the image was drawn before.
+            turn = seen[path] = seen.get(path, -1) + 1
+            free = [n - size for n in scene.shape]
+            y, x = [(0.5, 0.5), (0, 0), (1, 1), (0, 1), (1, 0)][turn % 5]
+            region = Region.from_box(Box(int(free[0] * y), int(free[1] * x), size, size))
+            real, made, _ = synthesise_region(scene, region, bundle, Sampler(seed=i))
+        picture = Image.fromarray(real if kind == "real" else made)
+        out.paste(picture, (i % columns * (size + gap), i // columns * (size + gap)))
+    out.save(path, quality=90)
+    return key
+
+
+def _shown(value: Any, unit: str = "") -> str:
+    """A figure with its interval and count."""
+    if not isinstance(value, dict):
+        return f"{value:.3g}{unit}"
+    text = f"{value['value']:.3g}{unit}"
+    if value.get("interval"):
+        text += f" ({value['interval'][0]:.3g} … {value['interval'][1]:.3g})"
+    return text + (f", n = {value['n']}" if value.get("n") else "")
+
+
+def targets(measured: dict[str, Any], encoders: dict[str, Any] | None) -> list[tuple[str, ...]]:
+    """Rows ``(figure, asked, measured, met)`` of the project's own targets."""
+    rows: list[tuple[str, ...]] = []
+
+    def add(name: str, asked: str, shown: str, met: bool) -> None:
+        rows.append((name, asked, shown, "yes" if met else "**no**"))
+
+    if encoders:
+        pooled = encoders["pooled"]
+        low, high = pooled["reduction_interval"]
+        add(
+            "encoder: kNN error below a colour histogram's, three tasks pooled (both models)",
+            "≥ 25 %, interval excluding 0",
+            f"{100 * pooled['reduction']:.0f} % ({100 * low:.0f} … {100 * high:.0f})",
+            pooled["reduction"] >= 0.25 and low > 0,
+        )
+    figures = measured["figures"]
+    vae = figures["autoencoder"]
+    add("autoencoder: PSNR", "≥ 28 dB", _shown(vae["psnr"], " dB"), vae["psnr"]["value"] >= 28)
+    worst = vae["power"]["worst_db"]
+    add(
+        "autoencoder: radial power up to half Nyquist", "within ± 1.5 dB",
+        "worst " + _shown(worst, " dB"), worst["value"] <= 1.5,
+    )  # fmt: skip
+    for space, least in (("conditioning", 0.7), ("encoder-eval", 0.5)):
+        f = figures["fidelity"][space]
+        low, high = f["interval"]
+        add(
+            f"embedding fidelity, {space}", f"≥ {least}",
+            f"{f['fidelity']:.2f} ({low:.2f} … {high:.2f}), n = {f['cells']} cells",
+            f["fidelity"] >= least,
+        )  # fmt: skip
+    f = figures["distances"].get("frechet")
+    if f:
+        add(
+            "Fréchet distance over real halves (same images in both)", "≤ 3",
+            _shown(f["ratio"]), f["ratio"]["value"] <= 3,
+        )  # fmt: skip
+        if "ratio_by_image" in f:
+            add(
+                "Fréchet distance over real halves (no image in both)", "≤ 3",
+                _shown(f["ratio_by_image"]), f["ratio_by_image"] <= 3,
+            )  # fmt: skip
+        v = f["variance_ratio"]
+        add(
+            "variance ratio per dimension", "0.7 … 1.4",
+            f"{v['min']:.2f} … {v['max']:.2f}, mean {v['mean']:.2f}, "
+            f"{100 * v['within_0.7_1.4']:.0f} % of {v['dimensions']} within",
+            v["min"] >= 0.7 and v["max"] <= 1.4,
+        )  # fmt: skip
+    memory = measured.get("memorisation", {}).get("share")
+    if memory:
+        add(
+            "memorisation: share of samples above the real 99th percentile", "≤ 2 %",
+            _shown(memory), memory["value"] <= 0.02,
+        )  # fmt: skip
+    for preset, limit in (("default", 6.0), ("draft", 1.0)):
+        timing = measured.get("timing", {}).get(preset)
+        if timing:
+            add(
+                f"one 256-px region, {preset} ({timing['torch_threads']} threads)",
+                f"≤ {limit:g} s", f"{timing['median_s']:.2f} s, n = {timing['n']}",
+                timing["median_s"] <= limit,
+            )  # fmt: skip
+    return rows
+
+
+def page(
+    card: ModelCard,
+    measured: dict[str, Any] | None,
+    encoders: dict[str, Any] | None,
+    key: list[str],
+) -> str:
     """Markdown of one model."""
     e, vae = card.extra, card.parts["autoencoder"]
     trained = e["training"]
@@ -100,13 +214,15 @@ def page(card: ModelCard, figures: dict[str, Any] | None) -> str:
         "default guidance": card.guidance,
         "hash": f"`{card.hash[:16]}…`",
         "trained at commit": f"`{trained['commit']}`",
-        "command": f"`{trained['command']}` (stages in order: autoencoder, encoder, encoder-eval, "
-        "diffusion, bundle)",
-        "hardware": trained["hardware"],
+        "command": f"`{trained['command']}`",
     }
-    for part in ("autoencoder", "encoder", "encoder-eval", "diffusion"):
-        t = trained[part]
-        facts[f"trained: {part}"] = f"{t['steps']} steps in {t['minutes']:.0f} min"
+    for part, run in trained.items():
+        if isinstance(run, dict) and "steps" in run:
+            facts[f"trained: {part}"] = f"{run['steps']} steps in {run['minutes']:.0f} min" + (
+                f" on {run['hardware']}" if "hardware" in run else ""
+            )
+    if "notes" in trained:
+        facts["notes"] = trained["notes"]
     lines += [f"| {k} | {v} |" for k, v in facts.items()]
     lines += [
         "",
@@ -114,37 +230,42 @@ def page(card: ModelCard, figures: dict[str, Any] | None) -> str:
         "models; encoder and projection are each model's own.",
         "",
     ]
-    if figures:
+    if measured:
         lines += [
-            "## Measured",
+            "## Measured against what was asked",
             "",
-            "Held-out images only; `benchmarks/results/first_light.json` "
-            "has the command, the machine and the date.",
+            "Held-out images only, strength 1, 95 % intervals over images in brackets. Figures: "
+            f"`benchmarks/results/evaluate-{card.id}.json` and `benchmarks/results/encoders.json`, "
+            "with their commands, machine and dates.",
             "",
-            "| space | fidelity | 95 % interval | c | shuffled | autoencoder | cells |",
-            "|---|---|---|---|---|---|---|",
+            "| figure | asked | measured | met |",
+            "|---|---|---|---|",
         ]
-        for space in ("conditioning", "encoder-eval"):
-            f = figures["fidelity"][space]
-            lines.append(
-                f"| {space} | {f['fidelity']} | {f['interval'][0]} … {f['interval'][1]} | {f['c']}"
-                f" | {f['c_shuffled']} | {f['c_vae']} | {f['cells']} |"
-            )
-        lines.append("")
+        lines += ["| " + " | ".join(row) + " |" for row in targets(measured, encoders)]
+        lines += ["", "Command:", "", "```", " ".join(measured["command"]), "```", ""]
+    lines += ["## Curves", "", f"![loss curves]({card.id}-curves.png)", "", "## Samples", ""]
     lines += [
-        "## Curves",
-        "",
-        f"![loss curves]({card.id}-curves.png)",
-        "",
-        "## Samples",
-        "",
         "Held-out images at strength 1: only the embeddings of the left column reach the "
         "two right ones.",
         "",
         f"![sample sheet]({card.id}-samples.jpg)",
         "",
+        "## Twenty crops, real and synthetic mixed",
+        "",
+        f"![twenty crops]({card.id}-mixed.jpg)",
+        "",
+        "<details><summary>Which is which</summary>",
+        "",
     ]
-    return "\n".join(lines)
+    for row in range(0, len(key), 5):
+        lines.append(f"row {row // 5 + 1}: " + ", ".join(key[row : row + 5]) + "  ")
+    return "\n".join([*lines, "", "</details>", ""])
+
+
+def read_result(name: str) -> dict[str, Any] | None:
+    """A result that was measured before, if it is there."""
+    path = ROOT / "benchmarks" / "results" / name
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def main() -> None:
@@ -158,15 +279,17 @@ def main() -> None:
     if arguments.training:
         for path in arguments.training.glob("*/metrics.jsonl"):
             shutil.copy(path, METRICS / f"{path.parent.name}.jsonl")
-    result = ROOT / "benchmarks" / "results" / "first_light.json"
-    rows = json.loads(result.read_text())["rows"] if result.exists() else []
+    encoders = read_result("encoders.json")
     for model in HELD_OUT:
         card = load_bundle(model, "cpu").card
-        domain = model.removeprefix("demo-")
-        figures = next((r for r in rows if r["model_hash"] == card.hash), None)
-        curves(card, domain, PAGES / f"{model}-curves.png")
+        measured = read_result(f"evaluate-{model}.json")
+        if measured and measured["model_hash"] != card.hash:
+            print(f"evaluate-{model}.json is of other weights: left out")
+            measured = None
+        curves(card, model.removeprefix("demo-"), PAGES / f"{model}-curves.png")
         sheet(model, arguments.data).save(PAGES / f"{model}-samples.jpg", quality=88)
-        (PAGES / f"{model}.md").write_text(page(card, figures))
+        key = mixed(model, arguments.data, PAGES / f"{model}-mixed.jpg")
+        (PAGES / f"{model}.md").write_text(page(card, measured, encoders, key))
 
 
 if __name__ == "__main__":

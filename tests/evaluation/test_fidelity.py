@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from napari_ssldiff.embeddings import normalise
 from napari_ssldiff.errors import InputError
-from napari_ssldiff.evaluation import embedding_fidelity, evaluation_scenes
-from napari_ssldiff.evaluation.fidelity import Measured, place_regions, score
-from napari_ssldiff.geometry import Box
+from napari_ssldiff.evaluation import embedding_fidelity
+from napari_ssldiff.evaluation.fidelity import Measured, score
 from napari_ssldiff.synthesis import Sampler
 
 Vectors = NDArray[np.float32]
@@ -99,63 +98,6 @@ def test_two_regions_give_a_finite_interval() -> None:
         report = score(measured(*((v, v, v) for v in orthogonal(2))), rng())
     assert np.isfinite(report["interval"]).all()
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-
-
-def test_regions_are_disjoint_inside_and_spread() -> None:
-    boxes = place_regions((1000, 1500), 256, 5)
-    assert len(boxes) == 5
-    assert all(Box(0, 0, 1000, 1500).contains(b) for b in boxes)
-    assert all(not a.intersect(b).area for a in boxes for b in boxes if a is not b)
-    assert (boxes[0], boxes[-1]) == (Box(0, 0, 256, 256), Box(512, 1024, 256, 256))
-    assert len(place_regions((300, 600), 256, 99)) == 2
-    assert place_regions((200, 200), 256, 3) == []
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of files with image names."""
-    folder = tmp_path / "pictures"
-    (folder / "deep").mkdir(parents=True)
-    for name in ("a.png", "b.JPG", "deep/c.tif", "notes.txt"):
-        (folder / name).touch()
-    return folder
-
-
-def test_images_are_found_below_folders(pictures: Path) -> None:
-    assert [p.name for p in evaluation_scenes([pictures])] == ["a.png", "b.JPG", "c.tif"]
-    assert evaluation_scenes([pictures / "a.png"]) == [pictures / "a.png"]
-
-
-@pytest.mark.parametrize(
-    "table",
-    ["name,fold\na,heldout\nb,train\nc,heldout\n",
-     "path,fold\nx/a.png,heldout\nx/b.jpg,train\nx/deep/c.tif,heldout\n"],
-)  # fmt: skip
-def test_only_images_of_the_fold_are_used(table: str, pictures: Path, tmp_path: Path) -> None:
-    folds = tmp_path / "folds.csv"
-    folds.write_text(table)
-    assert [p.stem for p in evaluation_scenes([pictures], folds)] == ["a", "c"]
-    assert [p.stem for p in evaluation_scenes([pictures], folds, "train")] == ["b"]
-    with pytest.raises(InputError, match="no image of the fold 'test'"):
-        evaluation_scenes([pictures], folds, "test")
-
-
-@pytest.mark.parametrize("table", ["name,part\na,x\n", "id,fold\na,heldout\n"])
-def test_a_table_without_the_columns_is_refused(table: str, pictures: Path, tmp_path: Path) -> None:
-    folds = tmp_path / "folds.csv"
-    folds.write_text(table)
-    with pytest.raises(InputError, match="lack the column"):
-        evaluation_scenes([pictures], folds)
-
-
-def test_missing_places_are_refused(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no image or folder"):
-        evaluation_scenes([tmp_path / "none"])
-    with pytest.raises(InputError, match="cannot read the folds"):
-        evaluation_scenes([pictures], tmp_path / "none.csv")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no image of the fold"):
-        evaluation_scenes([tmp_path / "empty"])
 
 
 def test_a_measurement_runs_end_to_end_with_both_encoders(

@@ -21,6 +21,8 @@ DISTRIBUTION = {
     "yaml": "pyyaml",
     "open_clip": "open-clip-torch",
     "openslide": "openslide-python",
+    "sklearn": "scikit-learn",
+    "torch_fidelity": "torch-fidelity",
 }
 QT = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
 

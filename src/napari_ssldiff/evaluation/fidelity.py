@@ -10,7 +10,6 @@ requests permuted across images, and c_vae that of the autoencoder's round trip:
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +21,18 @@ from numpy.typing import NDArray
 from napari_ssldiff.diffusion.decode import decode, encode
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.embeddings.encoder import NetworkEncoder
-from napari_ssldiff.embeddings.extract import grid_scale, holds_tissue, read_grid
+from napari_ssldiff.embeddings.extract import grid_scale, read_grid
 from napari_ssldiff.errors import InputError
-from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.evaluation.regions import Tile, cells_of, read_tiles
+from napari_ssldiff.geometry import Region
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes import Scene, open_scene
 from napari_ssldiff.synthesis import Sampler, TileDone, make_request, synthesize
-from napari_ssldiff.synthesis.prepare import frame_of
+from napari_ssldiff.synthesis.prepare import frame_of, resolve
 from napari_ssldiff.synthesis.run import from_uint8, to_uint8
 
 Vectors = NDArray[np.float32]
+Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -47,58 +48,18 @@ class Measured:
     image: str
 
 
-def evaluation_scenes(
-    paths: Sequence[Path], folds: Path | None = None, fold: str = "heldout"
-) -> list[Path]:
-    """Image files below files and folders, cut to a fold.
+@dataclass(frozen=True)
+class Piece:
+    """A tile with what was made of it: ``(size, size, 3)`` uint8 each.
 
-    Parameters
-    ----------
-    folds
-        CSV with the columns ``fold`` and ``path`` (whose end is matched) or ``name`` (stem).
-
-    Raises
-    ------
-    InputError
-        If nothing is left.
+    ``made`` is the variation at strength 1 from the tile's embeddings, ``trip`` the
+    autoencoder's round trip.
     """
-    kinds = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs"}
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in kinds)
-        elif path.exists():
-            files.append(path)
-        else:
-            raise InputError(f"no image or folder at {path}")
-    if folds:
-        try:
-            with folds.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row["fold"] == fold]
-            names = {row.get("name") or Path(row["path"]).stem for row in rows}
-        except KeyError as error:
-            raise InputError(f"the folds in {folds} lack the column {error}") from None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"cannot read the folds in {folds}: {error}") from None
-        files = [f for f in files if f.stem in names]
-    if not files:
-        raise InputError(f"no image of the fold {fold!r} in {', '.join(map(str, paths))}")
-    return files
 
-
-def place_regions(shape: tuple[int, int], size: int, count: int) -> list[Box]:
-    """Up to ``count`` disjoint squares spread over an image, in its pixels."""
-    rows, columns = shape[0] // size, shape[1] // size
-    boxes = [Box(r * size, c * size, size, size) for r in range(rows) for c in range(columns)]
-    keep = np.unique(np.linspace(0, len(boxes) - 1, min(count, len(boxes))).round().astype(int))
-    return [boxes[i] for i in keep] if boxes else []
-
-
-def _cells(pixels: NDArray[np.uint8], cell: int) -> NDArray[np.uint8]:
-    rows, columns = pixels.shape[0] // cell, pixels.shape[1] // cell
-    cut = pixels[: rows * cell, : columns * cell]
-    grid = cut.reshape(rows, cell, columns, cell, 3).transpose(0, 2, 1, 3, 4)
-    return grid.reshape(-1, cell, cell, 3)
+    tile: Tile
+    real: Picture
+    made: Picture
+    trip: Picture
 
 
 def synthesise_region(
@@ -166,17 +127,79 @@ def score(parts: Sequence[Measured], rng: np.random.Generator, draws: int = 1000
     samples = rng.integers(0, len(groups), (draws, len(groups)))
     # A draw of one image only has nothing to shuffle with.
     samples = samples[(samples != samples[:, :1]).any(1)]
-    values = [fidelity(np.concatenate([groups[i] for i in draw]))[3] for draw in samples]
-    low, high = np.percentile(values, [2.5, 97.5])
+    values = [fidelity(np.concatenate([groups[i] for i in draw])) for draw in samples]
+    spread = np.percentile(values, [2.5, 97.5], axis=0)
+
+    def interval(column: int) -> list[float]:
+        return [round(float(x), 4) for x in spread[:, column]]
+
     return {
         "fidelity": round(value, 4),
-        "interval": [round(float(low), 4), round(float(high), 4)],
+        "interval": interval(3),
         "c": round(c, 4),
+        "c_interval": interval(0),
         "c_shuffled": round(c_shuffled, 4),
         "c_vae": round(c_vae, 4),
+        "c_vae_interval": interval(2),
         "cells": int(sizes.sum()),
         "regions": len(parts),
         "images": len(groups),
+    }
+
+
+def synthesise_tiles(
+    bundle: ModelBundle,
+    tiles: Sequence[Tile],
+    sampler: Sampler,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+) -> list[Piece]:
+    """Vary every tile from its own embeddings.
+
+    Raises
+    ------
+    InputError
+        If the strength is not 1: with less, the source's pixels leak into the figures.
+    """
+    if sampler.strength != 1:
+        raise InputError(f"figures are measured at strength 1, got {sampler.strength}")
+    out = []
+    for i, tile in enumerate(tiles):
+        progress(i, len(tiles))
+        size = tile.pixels.shape[0]
+        with open_scene(tile.path) as scene:
+            pictures = synthesise_region(scene, tile.region, bundle, sampler)
+        out.append(Piece(tile, *(picture[:size, :size] for picture in pictures)))
+    progress(len(tiles), len(tiles))
+    return out
+
+
+def measure(bundle: ModelBundle, pieces: Sequence[Piece]) -> dict[str, list[Measured]]:
+    """Embeddings of the pieces' cells, in the conditioning space and the evaluation encoder's."""
+    encoders: dict[str, NetworkEncoder] = {
+        "conditioning": bundle.encoder,
+        "encoder-eval": bundle.evaluation_encoder,
+    }
+    cell = bundle.spec.cell
+    out: dict[str, list[Measured]] = {name: [] for name in encoders}
+    for piece in pieces:
+        parts = [
+            cells_of(p, cell)[piece.tile.content] for p in (piece.real, piece.made, piece.trip)
+        ]
+        for name, encoder in encoders.items():
+            requested, made, trip = map(encoder.embed, parts)
+            out[name].append(Measured(requested, made, trip, image=piece.tile.image))
+    return out
+
+
+def sampler_facts(bundle: ModelBundle, sampler: Sampler) -> dict[str, Any]:
+    """The sampler with its defaults filled in, as make_request resolves them."""
+    full = resolve(sampler, bundle)
+    return {
+        "preset": full.preset,
+        "guidance": full.guidance,
+        "steps": full.steps,
+        "strength": full.strength,
+        "seed": full.seed,
     }
 
 
@@ -209,50 +232,17 @@ def embedding_fidelity(
     """
     if sampler.strength != 1:
         raise InputError(f"fidelity is measured at strength 1, got {sampler.strength}")
-    encoders: dict[str, NetworkEncoder] = {
-        "conditioning": bundle.encoder,
-        "encoder-eval": bundle.evaluation_encoder,
-    }
-    cell = bundle.spec.cell
-    per_region = (window // cell) ** 2
-    rounds = -(-cells // (per_region * len(paths))) + 2
-    measured: dict[str, list[Measured]] = {name: [] for name in encoders}
-    done = 0
-    # One region of every image, then a second one: the pool spreads over all images.
-    for turn, path in ((turn, path) for turn in range(rounds) for path in paths):
-        if done >= cells:
-            break
-        with open_scene(path) as scene:
-            size = round(window * grid_scale(scene, bundle.encoder.spec)[0])
-            boxes = place_regions(scene.shape, size, rounds)
-            if turn >= len(boxes):
-                continue
-            region = Region.from_box(boxes[turn])
-            pictures = synthesise_region(scene, region, bundle, sampler)
-            split = [_cells(p, cell) for p in pictures]
-            keep = holds_tissue(split[0], scene.background)
-        if not keep.any():
-            continue
-        for name, encoder in encoders.items():
-            requested, made, trip = (encoder.embed(part[keep]) for part in split)
-            measured[name].append(Measured(requested, made, trip, image=str(path)))
-        done += int(keep.sum())
-        progress("fidelity", min(done, cells), cells)
-    if done < cells:
-        raise InputError(f"the images hold only {done} cells with content, {cells} were asked for")
+    tiles = read_tiles(paths, bundle.encoder.spec, window, cells=cells)
+    held = sum(int(tile.content.sum()) for tile in tiles)
+    if held < cells:
+        raise InputError(f"the images hold only {held} cells with content, {cells} were asked for")
+    pieces = synthesise_tiles(
+        bundle, tiles, sampler, lambda done, total: progress("fidelity", done, total)
+    )
     rng = np.random.default_rng(0)
-    # As make_request resolves it.
-    candidates = (sampler.guidance, PRESETS[sampler.preset].guidance, bundle.card.guidance)
-    guidance = next(value for value in candidates if value is not None)
     return {
         "model": bundle.card.id,
         "model_hash": bundle.hash,
-        "sampler": {
-            "preset": sampler.preset,
-            "guidance": guidance,
-            "steps": sampler.steps or PRESETS[sampler.preset].steps,
-            "strength": sampler.strength,
-            "seed": sampler.seed,
-        },
-        **{name: score(parts, rng) for name, parts in measured.items()},
+        "sampler": sampler_facts(bundle, sampler),
+        **{name: score(parts, rng) for name, parts in measure(bundle, pieces).items()},
     }

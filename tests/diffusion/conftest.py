@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
-from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
+from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec, StudentSpec
 from napari_ssldiff.diffusion.conditioning import Condition
 
 SCHEDULE = {
@@ -62,14 +62,35 @@ def schedule() -> dict[str, Any]:
 def make_denoiser() -> Callable[..., Denoiser]:
     """A denoiser of ``window`` latents (two pixels each) around :class:`MeanNetwork`."""
 
-    def make(window: int = 8, share: float = 0.0, prediction: str = "sample") -> Denoiser:
-        spec = ModelSpec(window * 2, 2, 3, 12, 2, prediction, SCHEDULE)  # type: ignore[arg-type]
+    def make(
+        window: int = 8,
+        share: float = 0.0,
+        prediction: str = "sample",
+        student: Callable[[], nn.Module] | None = None,
+    ) -> Denoiser:
+        spec = ModelSpec(
+            window * 2, 2, 3, 12, 2, prediction, SCHEDULE,  # type: ignore[arg-type]
+            StudentSpec(4, 1.5) if student else None,
+        )  # fmt: skip
         return Denoiser(
             spec,
             Autoencoder(FoldingNetwork(), 1, 12),
             MeanNetwork(share),
             FlatProjection(),  # type: ignore[arg-type]
             torch.device("cpu"),
+            student,
         )
 
     return make
+
+
+@pytest.fixture
+def spec(make_denoiser: Callable[..., Denoiser]) -> ModelSpec:
+    """A model without a student, windows of 8 latents."""
+    return make_denoiser().spec
+
+
+@pytest.fixture
+def taught(make_denoiser: Callable[..., Denoiser]) -> ModelSpec:
+    """A model with a student of four steps."""
+    return make_denoiser(student=lambda: MeanNetwork(0.0)).spec

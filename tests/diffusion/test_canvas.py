@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan, sample
@@ -110,8 +112,9 @@ def test_outside_the_mask_the_known_latents_stay(preset: str, make_denoiser: Mak
     torch.testing.assert_close(out[:, mask == 1], torch.full((12, 30), 0.5), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("preset", ["bulk", "draft"])
 def test_outside_the_mask_the_network_sees_known_latents_at_the_right_level(
-    make_denoiser: Make, schedule: Any
+    preset: str, make_denoiser: Make
 ) -> None:
     box = Box(0, 0, 8, 8)
     model = make_denoiser()
@@ -119,8 +122,8 @@ def test_outside_the_mask_the_network_sees_known_latents_at_the_right_level(
     model.network.register_forward_pre_hook(lambda m, args: inputs.append(args[0].clone()))
     mask = torch.zeros(8, 8)
     mask[:, :4] = 1
-    sample(model, task(box, mask=mask, known=known(box), steps=6), PRESETS["bulk"])
-    solver = PRESETS["bulk"].make_solver(schedule, 6, 0)
+    sample(model, task(box, mask=mask, known=known(box), steps=6), PRESETS[preset])
+    solver = PRESETS[preset].make_solver(model.spec, 6, 1.0)
     alpha, sigma = solver.level(0)
     noise = (inputs[0][0] - alpha * known(box))[..., 4:] / sigma
     for i, x in enumerate(inputs):
@@ -147,10 +150,11 @@ def test_windows_that_the_mask_leaves_out_are_never_evaluated(make_denoiser: Mak
     mask = torch.zeros(8, 80)
     mask[2:5, 70:75] = 1
     todo = task(box, mask=mask, known=known(box))
-    windows = plan(todo, PRESETS["bulk"], 8).windows
+    model = make_denoiser()
+    windows = plan(todo, PRESETS["bulk"], model.spec).windows
     assert 0 < len(windows) <= 2
     assert all(w.x1 > 70 and w.x < 75 for w in windows)
-    sample(make_denoiser(), todo, PRESETS["bulk"], counters=counters)
+    sample(model, todo, PRESETS["bulk"], counters=counters)
     assert counters.evaluations == len(windows) * 5
 
 
@@ -188,7 +192,7 @@ def test_guidance_one_asks_once_and_any_other_twice(make_denoiser: Make) -> None
         told: list[int] = []
         todo = task(Box(0, 0, 8, 20), guidance=guidance)
         sample(model, todo, PRESETS["bulk"], counters=counters, on_batch=told.append)
-        planned = plan(todo, PRESETS["bulk"], 8).evaluations
+        planned = plan(todo, PRESETS["bulk"], model.spec).evaluations
         assert sum(model.network.batches) == counters.evaluations == told[-1] == planned
         assert counters.evaluations == 3 * 5 * passes
         assert counters.network_seconds > 0
@@ -217,8 +221,6 @@ def test_every_prediction_type_means_the_same_x0(prediction: str, make_denoiser:
     x0, noise = torch.randn(2, 12, 8, 8), torch.randn(2, 12, 8, 8)
     alpha, sigma = 0.6, 0.8
     answers = {"sample": x0, "epsilon": noise, "v_prediction": alpha * noise - sigma * x0}
-    from types import SimpleNamespace
-
     model.network.forward = lambda *_: SimpleNamespace(sample=answers[prediction])
     condition = model.condition(torch.zeros(2, 4, 3))
     made = model.predict_x0(alpha * x0 + sigma * noise, 500, (alpha, sigma), condition)
@@ -254,3 +256,73 @@ def test_x0_is_reported_once_per_step_in_order(make_denoiser: Make) -> None:
         on_step=lambda i, x0: seen.append((i, tuple(x0.shape))),
     )  # fmt: skip
     assert seen == [(i, (12, 8, 12)) for i in range(5)]
+
+
+class Recorder(nn.Module):
+    """A student that answers x0 = 0.25 and notes when it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> Any:
+        self.asked += [int(t[0])] * len(x)
+        return SimpleNamespace(sample=torch.full_like(x, 0.25))
+
+
+def test_a_draft_asks_the_student_four_times_per_window_and_the_network_never(
+    make_denoiser: Make,
+) -> None:
+    student, counters = Recorder(), Counters()
+    model = make_denoiser(student=lambda: student)
+    todo = task(Box(0, 0, 8, 20), steps=4, batch=2)
+    out = sample(model, todo, PRESETS["draft"], counters=counters)
+    assert student.asked == [t for t in (999, 749, 499, 249) for _ in range(3)]
+    assert model.network.batches == []
+    assert counters.evaluations == plan(todo, PRESETS["draft"], model.spec).evaluations == 12
+    torch.testing.assert_close(out, torch.full_like(out, 0.25), atol=1e-4, rtol=0)
+
+
+def test_the_student_is_made_once_and_for_drafts_only(make_denoiser: Make) -> None:
+    made: list[Recorder] = []
+
+    def make() -> nn.Module:
+        made.append(Recorder())
+        return made[-1]
+
+    model = make_denoiser(student=make)
+    sample(model, task(Box(0, 0, 8, 8), steps=4), PRESETS["bulk"])
+    assert made == []
+    for seed in (1, 2):
+        sample(model, task(Box(0, 0, 8, 8), steps=4, seed=seed), PRESETS["draft"])
+    assert len(made) == 1
+
+
+def test_a_draft_at_low_strength_asks_once_near_the_known_latents(make_denoiser: Make) -> None:
+    student, box = Recorder(), Box(0, 0, 8, 8)
+    model = make_denoiser(student=lambda: student)
+    sample(model, task(box, steps=4, strength=0.3, known=known(box)), PRESETS["draft"])
+    assert len(student.asked) == 1
+    assert 0 < student.asked[0] < 249
+
+
+@pytest.mark.parametrize("changes", [{"steps": 5}, {"steps": 4, "guidance": 1.5}])
+def test_a_student_is_not_run_in_a_way_it_was_not_taught(
+    changes: dict[str, Any], make_denoiser: Make
+) -> None:
+    model = make_denoiser(student=Recorder)
+    with pytest.raises(ValueError, match="takes 4 steps at guidance 1"):
+        sample(model, task(Box(0, 0, 8, 8), **changes), PRESETS["draft"])
+
+
+@BOTH
+def test_far_from_a_change_of_the_canvas_latents_stay(preset: str, make_denoiser: Make) -> None:
+    """A window's noise and answer depend on its place, not on how far the canvas reaches."""
+    wide = sample(make_denoiser(share=0.4), task(Box(0, 0, 8, 44), steps=4), PRESETS[preset])
+    more = sample(make_denoiser(share=0.4), task(Box(0, 0, 8, 62), steps=4), PRESETS[preset])
+    torch.testing.assert_close(more[..., :24], wide[..., :24], atol=1e-5, rtol=0)
+
+
+def test_a_model_without_a_student_says_so(make_denoiser: Make) -> None:
+    with pytest.raises(ValueError, match="no student"):
+        _ = make_denoiser().student

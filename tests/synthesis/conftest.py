@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
-from napari_ssldiff.diffusion.bundle import Denoiser
+from napari_ssldiff.diffusion.bundle import Denoiser, StudentSpec
 from napari_ssldiff.diffusion.conditioning import Condition
 from napari_ssldiff.scenes import Scene, open_scene
 
@@ -72,3 +72,25 @@ def painter(bundle: Any) -> Any:
     cpu = torch.device("cpu")
     parts = Autoencoder(Folding(), 1, 12), Painter(), Painted()
     return replace(bundle, denoiser=Denoiser(spec, *parts, cpu))  # type: ignore[arg-type]
+
+
+class Student(Painter):
+    """Paints likewise, and counts the windows it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows = 0
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> Any:
+        self.windows += len(x)
+        return super().forward(x, t, context)
+
+
+@pytest.fixture
+def taught_painter(painter: Any) -> Any:
+    """:func:`painter` with a student of four steps, made at a guidance of 1.5."""
+    own = painter.denoiser
+    spec = replace(own.spec, student=StudentSpec(4, 1.5))
+    student = Student()
+    parts = own.autoencoder, own.network, own.projection, own.device, lambda: student
+    return replace(painter, denoiser=Denoiser(spec, *parts))

@@ -37,7 +37,7 @@ class Autoencoder(nn.Module):
         self.network, self.patch = network, patch
         self.analysis = nn.Conv2d(3, channels, linear, linear) if linear else None
         self.synthesis = nn.ConvTranspose2d(channels, 3, linear, linear) if linear else None
-        # Latents leave this class with mean 0 and variance 1 per channel.
+        # Latents leave this class with mean 0 and a standard deviation of about 1 per channel.
         self.register_buffer("shift", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
         # Least-squares map latent → RGB in [-1, 1], for previews only.
@@ -63,16 +63,16 @@ class Autoencoder(nn.Module):
         return images if self.synthesis is None else images + self.synthesis(latents)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """``(n, 3, h, w)`` float in [-1, 1] → ``(n, c, h/f, w/f)`` standardised latents."""
+        """``(n, 3, h, w)`` float in [-1, 1] → ``(n, c, h/f, w/f)`` scaled latents."""
         z = self.encode_raw(images)
         return (z - self.shift[:, None, None]) / self.scale[:, None, None]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Standardised latents → ``(n, 3, h, w)`` float in [-1, 1]."""
+        """Scaled latents → ``(n, 3, h, w)`` float in [-1, 1]."""
         z = latents * self.scale[:, None, None] + self.shift[:, None, None]
         return self.decode_raw(z).clamp(-1, 1)
 
     def preview(self, latents: torch.Tensor) -> torch.Tensor:
-        """Standardised latents → ``(n, 3, h, w)`` in [-1, 1] at one pixel per latent."""
+        """Scaled latents → ``(n, 3, h, w)`` in [-1, 1] at one pixel per latent."""
         rgb = torch.einsum("kc,nchw->nkhw", self.preview_weight, latents)
         return (rgb + self.preview_bias[:, None, None]).clamp(-1, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,26 @@ from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.diffusion.conditioning import Condition, TokenProjection
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """What a few-step student was distilled for.
+
+    Parameters
+    ----------
+    steps
+        Network calls per window of a whole run.
+    guidance
+        Scale of the teacher's guidance that its answers contain.
+    """
+
+    steps: int
+    guidance: float
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"a student takes at least 1 step, not {self.steps}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,8 @@ class ModelSpec:
         What the network returns.
     schedule
         Noise schedule as diffusers names it.
+    student
+        The model's few-step student, if it has one.
     """
 
     window: int
@@ -42,6 +64,7 @@ class ModelSpec:
     latent_factor: int
     prediction: Prediction
     schedule: Mapping[str, Any]
+    student: StudentSpec | None = None
 
     @property
     def cell(self) -> int:
@@ -52,6 +75,21 @@ class ModelSpec:
     def window_latents(self) -> int:
         """Edge of a window in latents."""
         return self.window // self.latent_factor
+
+
+def to_x0(
+    prediction: Prediction,
+    out: torch.Tensor,
+    x: torch.Tensor,
+    alpha: float | torch.Tensor,
+    sigma: float | torch.Tensor,
+) -> torch.Tensor:
+    """The clean window that a network's answer ``out`` to x = alpha·x0 + sigma·noise means."""
+    if prediction == "v_prediction":
+        return alpha * x - sigma * out
+    if prediction == "epsilon":
+        return (x - sigma * out) / alpha
+    return out
 
 
 class Denoiser:
@@ -65,6 +103,8 @@ class Denoiser:
         Modules with their weights loaded. ``network(x, t, context).sample``.
     device
         Where they run.
+    make_student
+        Makes the network of the few-step student that ``spec`` tells of.
     """
 
     def __init__(
@@ -74,11 +114,33 @@ class Denoiser:
         network: nn.Module,
         projection: TokenProjection,
         device: torch.device,
+        make_student: Callable[[], nn.Module] | None = None,
     ) -> None:
+        self._make_student = make_student
+        self._student: Denoiser | None = None
         self.spec, self.device = spec, device
         self.autoencoder = autoencoder.eval().to(device)
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.projection = projection.eval().to(device)
+
+    @property
+    def student(self) -> Denoiser:
+        """The few-step student: another network beside the same autoencoder and projection.
+
+        Made at the first use; from then on it takes the memory of a second network.
+
+        Raises
+        ------
+        ValueError
+            If the model has none.
+        """
+        if self._student is None:
+            if self._make_student is None:
+                raise ValueError("the model has no student")
+            self._student = Denoiser(
+                self.spec, self.autoencoder, self._make_student(), self.projection, self.device
+            )
+        return self._student
 
     def condition(self, tokens: torch.Tensor) -> Condition:
         """``(n, tokens², width)`` unit vectors, row-major → projected conditions."""
@@ -107,8 +169,4 @@ class Denoiser:
         inputs = x if condition.spatial is None else torch.cat([x, condition.spatial], 1)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         out: torch.Tensor = self.network(inputs, times, condition.context).sample.float()
-        if self.spec.prediction == "v_prediction":
-            return alpha * x - sigma * out
-        if self.spec.prediction == "epsilon":
-            return (x - sigma * out) / alpha
-        return out
+        return to_x0(self.spec.prediction, out, x, alpha, sigma)

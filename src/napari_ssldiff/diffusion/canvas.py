@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from napari_ssldiff.diffusion.bundle import Denoiser
+from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.conditioning import Condition, concatenate
 from napari_ssldiff.diffusion.noise import place_noise
 from napari_ssldiff.diffusion.presets import Preset, window_weights
@@ -74,17 +74,20 @@ class CanvasPlan:
         return len(self.windows) * (self.steps - self.begin) * self.passes
 
 
-def plan(task: CanvasTask, preset: Preset, window: int) -> CanvasPlan:
+def plan(task: CanvasTask, preset: Preset, spec: ModelSpec) -> CanvasPlan:
     """Windows (canvas-relative latents) that touch the mask, and the steps to take.
 
     ``n`` windows of size W at stride S along a side of L latents are
     ``ceil((L - W) / S) + 1``; the last one is snapped to the border.
     """
+    window = spec.window_latents
     stride = max(1, round(preset.stride * window))
     windows = plan_windows(task.box.shape, window, stride)
     if task.mask is not None:
         windows = tuple(w for w in windows if bool(task.mask[w.slices].any()))
-    begin = task.steps - round(task.steps * task.strength)
+    begin = task.steps
+    if task.strength > 0:
+        begin = preset.make_solver(spec, task.steps, task.strength).begin
     return CanvasPlan(windows, begin, task.steps, 1 if task.guidance == 1 else 2)
 
 
@@ -121,20 +124,27 @@ def sample(
     Raises
     ------
     ValueError
-        If ``known`` is missing where strength or mask needs it.
+        If ``known`` is missing where strength or mask needs it, or steps or guidance are not
+        those that the model's student was distilled for.
     """
     spec, device = model.spec, model.device
     counters = counters if counters is not None else Counters()
     needs_known = task.strength < 1 or task.mask is not None
     if needs_known and task.known is None:
         raise ValueError("a strength below 1 or a mask needs the known latents")
+    if preset.uses_student(spec):
+        assert spec.student is not None
+        if task.steps != spec.student.steps or task.guidance != 1:
+            raise ValueError(f"the student takes {spec.student.steps} steps at guidance 1")
     known = None if task.known is None else task.known.to(device)
     mask = None if task.mask is None else task.mask.to(device)
-    todo = plan(task, preset, spec.window_latents)
+    todo = plan(task, preset, spec)
     if todo.begin == task.steps or not todo.windows:
         assert known is not None
         return known
-    solver = preset.make_solver(spec.schedule, task.steps, todo.begin)
+    solver = preset.make_solver(spec, task.steps, task.strength)
+    if preset.uses_student(spec):
+        model = model.student
 
     x = _noise(task, spec.latent_channels, 0, device)
     if needs_known:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from napari_ssldiff.diffusion.solvers import DPMSolver2M, PaperDDIM, Solver
+from napari_ssldiff.diffusion.bundle import ModelSpec
+from napari_ssldiff.diffusion.solvers import (
+    DPMSolver2M,
+    FewSteps2M,
+    PaperDDIM,
+    Solver,
+    StudentPhases,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Preset:
     weights
         How overlapping x0 predictions are averaged: ``"uniform"`` or ``"cos2"``.
     solver
-        Makes the solver from (schedule, steps, begin).
+        Makes the solver from (schedule, steps, strength).
     steps
         Solver steps at full strength.
     decode
@@ -31,25 +36,36 @@ class Preset:
         model's own window at ``stride`` with weight exp(-r²/0.8²).
     guidance
         The scale that belongs to the preset; ``None`` leaves it to the model.
+    student
+        Solver for the model's few-step student, where it has one; the student then takes the
+        network's place, and steps and guidance are those it was distilled for.
     """
 
     name: str
     stride: float
     weights: str
-    solver: type[DPMSolver2M] | type[PaperDDIM]
+    solver: type[DPMSolver2M] | type[FewSteps2M] | type[PaperDDIM]
     steps: int
     decode: str
     guidance: float | None = None
+    student: type[StudentPhases] | None = None
 
-    def make_solver(self, schedule: Mapping[str, Any], steps: int, begin: int) -> Solver:
-        """A fresh solver for one run."""
-        return self.solver(schedule, steps, begin)
+    def uses_student(self, spec: ModelSpec) -> bool:
+        """Whether a model's student does the work."""
+        return self.student is not None and spec.student is not None
+
+    def make_solver(self, spec: ModelSpec, steps: int, strength: float) -> Solver:
+        """A fresh solver for one run; ``strength`` in (0, 1]."""
+        if self.student is not None and spec.student is not None:
+            return self.student(spec.schedule, steps, strength)
+        return self.solver(spec.schedule, steps, strength)
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset("bulk", 0.75, "cos2", DPMSolver2M, 20, "blend"),
+        Preset("draft", 0.75, "cos2", FewSteps2M, 4, "blend", guidance=1.0, student=StudentPhases),
         Preset("paper", 0.25, "uniform", PaperDDIM, 50, "gaussian", guidance=4.0),
     )
 }

@@ -12,14 +12,22 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from numpy.typing import NDArray
 
 Noise = Callable[[int], torch.Tensor]
 
 
 class Solver(Protocol):
-    """One run of a sampler over a canvas."""
+    """One run of a sampler over a canvas.
+
+    Made from the noise schedule as diffusers names it (``beta_schedule``, ``beta_start``,
+    ``beta_end``, ``num_train_timesteps``), the steps of a run at full strength, and a strength
+    in (0, 1].
+    """
 
     timesteps: list[int]
+    #: First step to take; > 0 for a strength below 1.
+    begin: int
 
     def level(self, i: int) -> tuple[float, float]:
         """``(alpha, sigma)`` of the canvas before step ``i``: x = alpha·x0 + sigma·noise."""
@@ -30,31 +38,60 @@ class Solver(Protocol):
         ...
 
 
-class DPMSolver2M:
-    """DPM-Solver++ 2M (Lu et al. 2022) by diffusers, steps uniform in log-SNR.
+def cumulative_alphas(schedule: Mapping[str, Any]) -> NDArray[np.float64]:
+    """``(num_train_timesteps,)``: the signal's share of the variance at each timestep."""
+    kept: NDArray[np.float64] = np.cumprod(1 - _betas(schedule), dtype=np.float64)
+    return kept
 
-    Parameters
-    ----------
-    schedule
-        ``beta_schedule``, ``beta_start``, ``beta_end``, ``num_train_timesteps``.
-    steps
-        Of a run at full strength.
-    begin
-        First step to take; > 0 for a strength below 1.
+
+def half_log_snr(schedule: Mapping[str, Any]) -> NDArray[np.float64]:
+    """``(num_train_timesteps,)``: log(alpha / sigma) at each timestep, falling."""
+    a = cumulative_alphas(schedule)
+    return 0.5 * np.log(a / (1 - a))
+
+
+def phase_starts(count: int, steps: int) -> list[int]:
+    """First timesteps of ``steps`` phases of equal length in ``count`` timesteps, falling.
+
+    Phase ``i`` ends where phase ``i + 1`` starts, the last one at the clean image.
     """
+    return [round(count * (1 - i / steps)) - 1 for i in range(steps)]
 
-    def __init__(self, schedule: Mapping[str, Any], steps: int, begin: int = 0) -> None:
+
+def _betas(schedule: Mapping[str, Any]) -> NDArray[np.float64]:
+    count = int(schedule["num_train_timesteps"])
+    start, end = float(schedule["beta_start"]), float(schedule["beta_end"])
+    if schedule["beta_schedule"] == "scaled_linear":
+        return np.linspace(start**0.5, end**0.5, count) ** 2
+    return np.linspace(start, end, count)
+
+
+def _first_of(steps: int, strength: float) -> int:
+    return steps - round(steps * strength)
+
+
+class _DPMSolver:
+    """DPM-Solver++ (Lu et al. 2022) by diffusers."""
+
+    timesteps: list[int]
+    begin: int
+    _scheduler: Any
+
+    def _prepare(
+        self, schedule: Mapping[str, Any], begin: int, order: int, lu: bool, **steps: Any
+    ) -> None:
         kind: Any = DPMSolverMultistepScheduler  # its methods are added by a decorator
         self._scheduler = kind(
             prediction_type="sample",
             algorithm_type="dpmsolver++",
-            solver_order=2,
-            use_lu_lambdas=True,
+            solver_order=order,
+            use_lu_lambdas=lu,
             final_sigmas_type="zero",
             **schedule,
         )
-        self._scheduler.set_timesteps(steps)
+        self._scheduler.set_timesteps(**steps)
         self._scheduler.set_begin_index(begin)
+        self.begin = begin
         self.timesteps = [int(t) for t in self._scheduler.timesteps]
 
     def level(self, i: int) -> tuple[float, float]:
@@ -67,6 +104,46 @@ class DPMSolver2M:
         return out
 
 
+class DPMSolver2M(_DPMSolver):
+    """DPM-Solver++ 2M, steps uniform in log-SNR."""
+
+    def __init__(self, schedule: Mapping[str, Any], steps: int, strength: float) -> None:
+        begin = _first_of(steps, strength)
+        self._prepare(schedule, begin, order=2, lu=True, num_inference_steps=steps)
+
+
+class FewSteps2M(_DPMSolver):
+    """DPM-Solver++ 2M over a few phases of equal length in t.
+
+    Steps uniform in log-SNR would spend half of so few on noise that nobody sees. A strength
+    below 1 begins inside a phase, at the noise level at which :class:`DPMSolver2M` of many steps
+    begins, so that a draft at some strength foretells the final picture at that strength.
+    """
+
+    _order = 2
+
+    def __init__(self, schedule: Mapping[str, Any], steps: int, strength: float) -> None:
+        levels = half_log_snr(schedule)
+        wanted = levels[-1] + (1 - strength) * (levels[0] - levels[-1])
+        start = int(np.abs(levels - wanted).argmin())
+        timesteps = phase_starts(len(levels), steps)
+        begin = max(i for i, t in enumerate(timesteps) if t >= start)
+        timesteps[begin] = start
+        self._prepare(schedule, begin, order=self._order, lu=False, timesteps=timesteps)
+
+
+class StudentPhases(FewSteps2M):
+    """One network call per phase, for a student distilled phase by phase.
+
+    The student's x0 is the one that carries a canvas from where it stands in a phase to the
+    phase's end by x' = (sigma'/sigma)·x + (alpha' - alpha·sigma'/sigma)·x0 (DDIM without noise,
+    which is DPM-Solver++ of order 1). No noise is added: each phase was learned as one map
+    along the teacher's trajectory, and re-noising would leave it.
+    """
+
+    _order = 1
+
+
 class PaperDDIM:
     """The update of the paper's published sampler, with its noise.
 
@@ -76,15 +153,10 @@ class PaperDDIM:
     eta = 1.
     """
 
-    def __init__(self, schedule: Mapping[str, Any], steps: int, begin: int = 0) -> None:
-        count = int(schedule["num_train_timesteps"])
-        start, end = float(schedule["beta_start"]), float(schedule["beta_end"])
-        if schedule["beta_schedule"] == "scaled_linear":
-            self._beta = np.linspace(start**0.5, end**0.5, count) ** 2
-        else:
-            self._beta = np.linspace(start, end, count)
-        self._alpha_bar = np.cumprod(1 - self._beta)
-        self.timesteps = [round(count * (1 - i / steps)) - 1 for i in range(steps)]
+    def __init__(self, schedule: Mapping[str, Any], steps: int, strength: float) -> None:
+        self._beta, self._alpha_bar = _betas(schedule), cumulative_alphas(schedule)
+        self.begin = _first_of(steps, strength)
+        self.timesteps = phase_starts(len(self._beta), steps)
 
     def level(self, i: int) -> tuple[float, float]:
         a = float(self._alpha_bar[self.timesteps[i]])

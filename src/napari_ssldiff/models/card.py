@@ -52,7 +52,8 @@ class ModelCard:
     parts
         ``autoencoder``, ``denoiser``, ``conditioning``, ``scheduler``, ``encoder`` and,
         optionally, ``evaluation_encoder``: library classes, their configurations and the names
-        of weight files.
+        of weight files. Optionally ``student``: ``method``, ``rank``, ``alpha``, ``steps``,
+        ``guidance`` and ``weights`` of a LoRA that makes the denoiser a few-step student.
     weights
         ``{file name: sha256}``, relative to ``folder``.
     folder
@@ -126,6 +127,7 @@ def read_card(path: Path) -> ModelCard:
         "scheduler",
         "encoder",
         "evaluation_encoder",
+        "student",
     )
     try:
         return ModelCard(

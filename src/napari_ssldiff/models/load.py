@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
-from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
+from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec, StudentSpec
 from napari_ssldiff.diffusion.conditioning import TokenProjection
 from napari_ssldiff.embeddings.encoder import EncoderSpec, NetworkEncoder, build_network
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.card import ModelCard
+from napari_ssldiff.models.lora import merged
 from napari_ssldiff.models.registry import get_card
 
 
@@ -34,7 +35,7 @@ class ModelBundle:
     encoder
         Makes the embeddings that condition it.
     denoiser
-        Autoencoder, network and projection.
+        Autoencoder, network and projection; its ``student`` where the card has one.
     device
         Where everything runs.
     """
@@ -184,6 +185,7 @@ def load_bundle(model: str | ModelCard, device: str = "auto") -> ModelBundle:
 
 
 def _assemble(card: ModelCard, where: torch.device) -> ModelBundle:
+    student = card.parts.get("student")
     vae, unet, tokens = (card.parts[k] for k in ("autoencoder", "denoiser", "conditioning"))
     factor = int(vae["factor"])
     spec = ModelSpec(
@@ -194,6 +196,7 @@ def _assemble(card: ModelCard, where: torch.device) -> ModelBundle:
         latent_factor=factor,
         prediction=unet["prediction"],
         schedule=dict(card.parts["scheduler"]),
+        student=StudentSpec(int(student["steps"]), float(student["guidance"])) if student else None,
     )
     autoencoder = Autoencoder(
         _stock(vae), int(vae.get("patch", 1)), spec.latent_channels, int(vae.get("linear", 0))
@@ -212,6 +215,30 @@ def _assemble(card: ModelCard, where: torch.device) -> ModelBundle:
     return ModelBundle(
         card,
         _encoder(card, "encoder", where),
-        Denoiser(spec, autoencoder, network, projection, where),
+        Denoiser(
+            spec,
+            autoencoder,
+            network,
+            projection,
+            where,
+            _student(card, student, network) if student else None,
+        ),
         where,
     )
+
+
+def _student(
+    card: ModelCard, part: Mapping[str, Any], network: torch.nn.Module
+) -> Callable[[], torch.nn.Module]:
+    """What makes the student's network; its weights are read then, so others need not wait."""
+    scale, names = float(part["alpha"]) / int(part["rank"]), list(part["weights"])
+    for name in names:
+        card.weight_path(name)
+
+    def make() -> torch.nn.Module:
+        try:
+            return merged(network, _tensors(card, names), scale)
+        except ValueError as error:
+            raise ModelError(f"the student of {card.id} does not fit its card: {error}") from None
+
+    return make

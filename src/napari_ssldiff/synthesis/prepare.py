@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from napari_ssldiff.cache import cache_dir
+from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.embeddings.extract import embed_box, grid_scale
 from napari_ssldiff.embeddings.field import EmbeddingField
+from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes.scene import Scene
@@ -72,6 +74,38 @@ def embed_region(
     )
 
 
+def resolve(sampler: Sampler, bundle: ModelBundle) -> Sampler:
+    """The sampler with steps and guidance filled in: its own, else the preset's or the model's.
+
+    Raises
+    ------
+    InputError
+        If the preset is the model's student, and steps or guidance are not the student's.
+    """
+    preset, student = PRESETS[sampler.preset], bundle.spec.student
+    steps, guidance = preset.steps, preset.guidance
+    if student is not None and preset.uses_student(bundle.spec):
+        steps, guidance = student.steps, 1.0
+        if sampler.guidance not in (None, guidance):
+            raise InputError(
+                f"guidance {sampler.guidance:g} cannot be had with preset {sampler.preset}: the "
+                f"student of {bundle.card.id} is fixed at {student.guidance:g}; leave the guidance "
+                "out (or 1), or use preset bulk"
+            )
+        if sampler.steps not in (None, steps):
+            raise InputError(
+                f"{sampler.steps} steps cannot be had with preset {sampler.preset}: the student of "
+                f"{bundle.card.id} takes {steps}; leave the steps out, or use preset bulk"
+            )
+    if sampler.guidance is not None:
+        guidance = sampler.guidance
+    return replace(
+        sampler,
+        steps=sampler.steps or steps,
+        guidance=bundle.card.guidance if guidance is None else guidance,
+    )
+
+
 def make_request(
     scene: Scene,
     region: Region,
@@ -95,15 +129,10 @@ def make_request(
     Raises
     ------
     InputError
-        If the region leaves the image or the scene does not suit the model.
+        If the region leaves the image, the scene does not suit the model, or the sampler asks
+        for what the preset cannot do.
     """
-    from napari_ssldiff.diffusion.presets import PRESETS
-
-    sampler = sampler or Sampler()
-    preset = PRESETS[sampler.preset]
-    guidance = sampler.guidance
-    if guidance is None:
-        guidance = preset.guidance if preset.guidance is not None else bundle.card.guidance
+    sampler = resolve(sampler or Sampler(), bundle)
     if field is None:
         field = embed_region(
             scene, region, bundle, context=context, progress=progress, cancel=cancel
@@ -114,7 +143,7 @@ def make_request(
         field=field,
         region=region,
         source=source_of(scene),
-        sampler=replace(sampler, guidance=guidance, steps=sampler.steps or preset.steps),
+        sampler=sampler,
         grid=grid,
         feather=feather,
         context=context,

@@ -12,7 +12,7 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region
 
 Grid = Literal["source", "model"]
-PRESETS = ("bulk", "paper")
+PRESETS = ("bulk", "draft", "paper")
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class Sampler:
     Parameters
     ----------
     preset
-        ``"bulk"`` or ``"paper"``; see :mod:`napari_ssldiff.diffusion.presets`.
+        ``"bulk"``, ``"draft"`` or ``"paper"``; see :mod:`napari_ssldiff.diffusion.presets`.
     steps
         Solver steps, at least 1; ``None`` takes the preset's.
     guidance
         Classifier-free guidance scale as diffusers defines it (1 = none); ``None`` takes the
-        model's.
+        preset's or else the model's. A draft by the model's student is always at 1: what the
+        student learned from was guided already.
     strength
         1 starts from pure noise, 0 is the autoencoder round trip.
     seed

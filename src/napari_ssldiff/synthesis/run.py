@@ -23,7 +23,7 @@ from napari_ssldiff.scenes import Scene, to_source
 from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.events import Event, Finished, Preview, Progress, Started, TileDone
 from napari_ssldiff.synthesis.frame import Frame, denoise_mask
-from napari_ssldiff.synthesis.prepare import frame_of
+from napari_ssldiff.synthesis.prepare import frame_of, resolve
 from napari_ssldiff.synthesis.request import SynthesisRequest
 
 #: Edge of delivered tiles, on a lattice anchored at the scene's origin.
@@ -116,6 +116,7 @@ def _check(request: SynthesisRequest, bundle: ModelBundle) -> None:
             f"the field was made by {request.field.encoder}, {bundle.card.id} is conditioned on "
             f"{bundle.encoder.spec.id}: embed the region with this model"
         )
+    resolve(request.sampler, bundle)
 
 
 def synthesize(
@@ -155,7 +156,7 @@ def synthesize(
     frame = frame_of(scene, request.region, bundle, request.grid, request.context)
     cancel.raise_if_cancelled()
     task = _task(request, bundle, frame)
-    total = plan(task, preset, bundle.spec.window_latents).evaluations
+    total = plan(task, preset, bundle.spec).evaluations
     yield Started(frame.output, task.steps, total)
     if _needs_source(request):
         yield Progress("encoding the source", 0, 1)

@@ -19,7 +19,11 @@ class PresetDefaults:
 
 
 #: What :mod:`napari_ssldiff.diffusion.presets` says, known without loading torch.
-PRESETS = {"bulk": PresetDefaults(20), "paper": PresetDefaults(50, 4.0)}
+PRESETS = {
+    "bulk": PresetDefaults(20),
+    "draft": PresetDefaults(4, 1.0),
+    "paper": PresetDefaults(50, 4.0),
+}
 
 Severity = Literal["info", "success", "error"]
 

@@ -40,7 +40,9 @@ class ParameterPanel(QWidget):
         self.random = PushButton(text="Random", name="random", tooltip="Another seed")
         self.preset = ComboBox(
             value="bulk", choices=list(PRESETS), name="preset", label="Preset",
-            tooltip="bulk: DPM-Solver++, fast; paper: DDIM as in Graikos et al. 2024, slow",
+            tooltip="bulk: DPM-Solver++, the default; draft: a few quick steps by a distilled "
+            "network, whose steps and guidance are fixed; paper: DDIM as in Graikos et al. 2024, "
+            "slow",
         )  # fmt: skip
         self.random.native.setMinimumWidth(76)
         self.random.native.setObjectName("random")

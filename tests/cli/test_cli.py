@@ -397,7 +397,7 @@ def test_without_model_the_nearest_one_is_named(
     [
         (["paint", "DATA", "-o", "OUT"], "unknown training stage 'paint'"),
         (["autoencoder", "DATA/none", "-o", "OUT"], "no folder of images"),
-        (["autoencoder", "DATA", "-o", "OUT"], "cannot read the folds"),
+        (["autoencoder", "DATA", "-o", "OUT", "--config=demo"], "no image matches"),
         (["autoencoder", "DATA", "-o", "OUT", "--config=DATA/none.yaml"], "cannot read"),
         (["autoencoder", "DATA", "-o", "OUT", "--config=DATA/slide.tif"], "configuration"),
     ],

@@ -12,16 +12,21 @@ import torch
 from PIL import Image
 
 from napari_ssldiff.errors import InputError
+from napari_ssldiff.scenes import PixelSize
 from napari_ssldiff.training import augment
 from napari_ssldiff.training.data import (
     ImageSet,
     draw_crops,
     list_files,
-    load_image,
-    load_sets,
-    tissue_tiles,
+    list_sources,
+    split_share,
 )
+from napari_ssldiff.training.images import Images
 from napari_ssldiff.training.pipeline import DEFAULT_CONFIG, read_config
+from napari_ssldiff.training.reading import load_image, load_set, tissue_tiles
+from napari_ssldiff.training.sources import Source
+
+MICRON = PixelSize(1, 1, "micrometer")
 
 
 @pytest.fixture
@@ -55,24 +60,79 @@ def test_a_file_that_the_table_does_not_name_is_left_out(folder: Path) -> None:
     assert [p.stem for p in list_files(folder, entry)] == ["a", "c"]
 
 
+def read(folder: Path, entry: dict[str, Any]) -> ImageSet:
+    """The training images of an entry, at 1 µm."""
+    return load_set(list_sources([folder], entry), entry, MICRON)
+
+
 def test_missing_data_is_named(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"no image matches 'none/\*'"):
+    with pytest.raises(InputError, match=r"no image matches 'none/\*' in .* relative to"):
         list_files(folder, {"glob": "none/*"})
     (folder / "bad.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"cannot read the image .*bad\.png"):
         load_image(folder / "bad.png", 1, 1)
     Image.new("RGB", (600, 600), "white").save(folder / "white.png")
     with pytest.raises(InputError, match="no usable tissue"):
-        load_sets(
-            folder, [{"name": "x", "glob": "white.png", "pixel_size": 1, "tissue": True}], 1.0
-        )
+        read(folder, {"name": "x", "glob": "white.png", "pixel_size": 1, "tissue": True})
 
 
 def test_images_are_brought_to_the_models_resolution(folder: Path) -> None:
     assert load_image(folder / "set" / "a.png", 0.5, 0.5).shape == (40, 60, 3)
     assert load_image(folder / "set" / "a.png", 0.5, 1.0).shape == (20, 30, 3)
     entry = {"name": "x", "glob": "set/a.png", "pixel_size": 1.0, "aspect": 2.0}
-    assert load_sets(folder, [entry], 1.0)[0].images[0].shape == (40, 80, 3)
+    assert read(folder, entry).images[0].shape == (40, 80, 3)
+
+
+def test_images_at_the_models_resolution_come_as_they_are_whole_and_in_order(folder: Path) -> None:
+    found = read(folder, {"name": "x", "glob": "set/*.png", "pixel_size": 1.0, "weight": 2})
+    assert found.sources == tuple(f"set/{n}.png" for n in "abcd")
+    assert found.weight == 2
+    for name, image in zip("abcd", found.images, strict=True):
+        assert np.array_equal(image, np.asarray(Image.open(folder / "set" / f"{name}.png")))
+
+
+def test_a_limit_draws_the_same_few_images_every_time(folder: Path) -> None:
+    entry = {"name": "x", "glob": "set/*.png", "pixel_size": 1.0, "limit": 2}
+    once, again = read(folder, entry), read(folder, entry)
+    assert len(once.images) == 2
+    assert once.sources == again.sources
+    assert list(once.sources) == sorted(once.sources)
+
+
+def test_a_fold_for_validation_takes_the_place_of_the_entrys_own(folder: Path) -> None:
+    folds = {"table": "folds.csv", "key": "path", "fold": "train"}
+    entry = {"name": "x", "glob": "set/*.png", "folds": folds}
+
+    def names(part: str, entry: dict[str, Any] = entry) -> list[str]:
+        found = list_sources([folder], entry, validation="heldout", part=part)
+        return [source.path.stem for source in found]
+
+    assert (names("train"), names("validation")) == (["a", "c"], ["b", "d"])
+    with pytest.raises(InputError, match="names a fold, but the entry 'x' has no folds"):
+        names("validation", {"name": "x", "glob": "set/*.png"})
+
+
+def test_a_share_parts_images_and_they_stay_on_their_side() -> None:
+    sources = [Source(Path(f"{i}.png"), f"{i}.png") for i in range(200)]
+    aside = split_share(sources, 0.1, seed=3)
+    assert 8 <= len(aside) <= 35
+    assert split_share(sources[::-1], 0.1, seed=3) == aside
+    assert split_share(sources[:150], 0.1, seed=3) == {s.name for s in sources[:150]} & aside
+    assert split_share(sources, 0.1, seed=4) != aside
+    # However small the share or the set: something is set aside, and something is left.
+    assert len(split_share(sources[:2], 0.0001, seed=0)) == 1
+    assert len(split_share(sources[:2], 0.9999, seed=0)) == 1
+
+
+def test_the_parts_of_a_share_are_disjoint_and_complete(folder: Path) -> None:
+    parts = [list_sources([folder / "set"], {"name": "x"}, validation=0.3, part=part)
+             for part in ("train", "validation")]  # fmt: skip
+    names = [{source.name for source in part} for part in parts]
+    assert all(names)
+    assert not names[0] & names[1]
+    assert names[0] | names[1] == {f"{n}.png" for n in "abcd"}
+    (only,) = list_sources([folder / "set" / "a.png"], {"name": "x"}, validation=0.3)
+    assert only.name == "a.png"
 
 
 def test_tiles_of_bare_glass_are_dropped() -> None:
@@ -143,44 +203,84 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def training_files(root: Path) -> set[str]:
+    """Every file that a stage of the demo models is trained on, relative to the data."""
+    images = Images(read_config(DEFAULT_CONFIG), (root,))
+    return {
+        source.path.relative_to(root).as_posix()
+        for domain in images.config["domains"]
+        for kind in ("pixels", "encoder")
+        for entry in images.sources(domain, kind)
+        for source in entry
+    }
+
+
+def leaks(used: set[str], table: list[dict[str, str]], key: str, group: str) -> set[str]:
+    """Groups (patients, places) of which some rows are used and others held out.
+
+    Where a source does not tell the group, each image stands for itself.
+    """
+    of = {row[key]: row[group] or row[key] for row in table}
+    heldout = {of[row[key]] for row in table if row["fold"] != "train"}
+    assert heldout
+    return {of[name] for name in used} & heldout
+
+
 def test_every_configured_set_is_cut_to_its_training_fold() -> None:
     assert all(entry["folds"]["fold"] == "train" for entry in entries())
+    assert read_config(DEFAULT_CONFIG)["validation"] == "heldout"
 
 
-def test_pixel_targets_are_at_or_finer_than_the_models_resolution() -> None:
+def test_pixel_targets_are_near_the_models_resolution() -> None:
     for domain in read_config(DEFAULT_CONFIG)["domains"].values():
-        assert all(e["pixel_size"] <= domain["resolution"] for e in domain["pixels"])
+        assert all(e["pixel_size"] <= 1.5 * domain["resolution"] for e in domain["pixels"])
+
+
+def write_demo_layout(root: Path, patient_of_b: str) -> None:
+    """The demo models' data in miniature; image a is for training, b held out."""
+    tables = {"histology/folds.csv": ["path,patient,fold"],
+              "satellite/naip_60cm/tiles.csv": ["name,place,fold"]}  # fmt: skip
+    for place in ("histology/osteosarcoma_1024", "histology/her2st_breast",
+                  "histology/oral_224/400x", "satellite/naip_60cm"):  # fmt: skip
+        (root / place).mkdir(parents=True)
+        for name, group, fold in (("a", "P1", "train"), ("b", patient_of_b, "heldout")):
+            (root / place / f"{name}.jpg").touch()
+            histology = place.startswith("histology")
+            table = tables["histology/folds.csv" if histology else "satellite/naip_60cm/tiles.csv"]
+            table.append(f"{place}/{name}.jpg,{group},{fold}" if histology
+                         else f"{name},{group},{fold}")  # fmt: skip
+    for name, lines in tables.items():
+        (root / name).write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(("patient", "leaked"), [("P2", set()), ("P1", {"P1"})])
+def test_a_patient_on_both_sides_would_be_found(
+    patient: str, leaked: set[str], tmp_path: Path
+) -> None:
+    write_demo_layout(tmp_path, patient)
+    used = training_files(tmp_path)
+    assert {Path(name).stem for name in used} == {"a"}
+    assert len(used) == 4
+    histology = {name for name in used if name.startswith("histology")}
+    table = rows(tmp_path / "histology" / "folds.csv")
+    assert leaks(histology, table, "path", "patient") == leaked
+    tiles = rows(tmp_path / "satellite" / "naip_60cm" / "tiles.csv")
+    assert leaks({Path(n).stem for n in used - histology}, tiles, "name", "place") == leaked
 
 
 def test_no_training_image_is_of_a_held_out_patient(data_dir: Path) -> None:
-    table = rows(data_dir / "histology" / "folds.csv")
-    # Where the source does not tell the patient (the oral set), each image stands for itself.
-    patient = {row["path"]: row["patient"] or row["path"] for row in table}
-    heldout = {patient[row["path"]] for row in table if row["fold"] != "train"}
-    used = [
-        path.relative_to(data_dir).as_posix()
-        for entry in entries()
-        if entry["glob"].startswith("histology")
-        for path in list_files(data_dir, entry)
-    ]
-    assert used
-    assert heldout
-    assert not {patient[name] for name in used} & heldout
+    used = {name for name in training_files(data_dir) if name.startswith("histology")}
+    assert len(used) > 100
+    assert not leaks(used, rows(data_dir / "histology" / "folds.csv"), "path", "patient")
 
 
 def test_no_training_tile_is_of_a_held_out_place_or_overlaps_one(data_dir: Path) -> None:
     table = rows(data_dir / "satellite" / "naip_60cm" / "tiles.csv")
     by_name = {row["name"]: row for row in table}
-    used = {
-        path.stem
-        for entry in entries()
-        if entry["glob"].startswith("satellite")
-        for path in list_files(data_dir, entry)
-    }
-    assert used
+    used = {Path(n).stem for n in training_files(data_dir) if n.startswith("satellite")}
+    assert len(used) > 100
+    assert not leaks(used, table, "name", "place")
     heldout = [row for row in table if row["fold"] != "train"]
-    assert heldout
-    assert not {by_name[n]["place"] for n in used} & {row["place"] for row in heldout}
     side = 256 * 0.6  # metres
     kept = [by_name[n] for n in sorted(used)]
     for epsg in {row["epsg"] for row in heldout}:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import torch
 import yaml
 from PIL import Image
 
+from napari_ssldiff.diffusion.solvers import cumulative_alphas
+from napari_ssldiff.embeddings import EmbeddingField
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.models import load_bundle
-from napari_ssldiff.training import autoencoder, encoder
+from napari_ssldiff.training import autoencoder, diffusion, encoder
 from napari_ssldiff.training.bundle import write_bundle
 from napari_ssldiff.training.data import ImageSet
-from napari_ssldiff.training.loop import Schedule, Trainer
+from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
 from napari_ssldiff.training.pipeline import DEFAULT_CONFIG, Pipeline, read_config
 
 Rows = list[dict[str, Any]]
@@ -41,7 +45,7 @@ VAE = {
     "crops": [32, 64],
     "pixels": 8192,
     "latent_noise": 0.03,
-    "loss": {"l1": 1.0, "edge": 0.4, "spectrum": 0.02, "whiteness": 0.05},
+    "loss": {"l1": 1.0, "edge": 0.4, "spectrum": 0.02, "power": 0.04, "whiteness": 0.05},
 }
 SSL = {
     "input": 32,
@@ -60,30 +64,24 @@ def images(textured: Any) -> tuple[ImageSet, ...]:
     return (ImageSet("waves", (textured(96, 128), textured(128, 96))),)
 
 
-@pytest.fixture
-def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages log (and so may save) after every step."""
-    monkeypatch.setattr(Trainer.run, "__defaults__", (1,))
-
-
 def schedule(steps: int = 6, **changes: Any) -> Schedule:
-    return Schedule(**{"steps": steps, "warmup": 2, "save_every": 0.0, **changes})
+    """Rows and states after every step."""
+    return Schedule(**{"steps": steps, "warmup": 2, "save_every": 0.0, "log_every": 1, **changes})
 
 
 def losses(rows: Iterator[dict[str, Any]] | Rows) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in rows]
 
 
-@pytest.mark.usefixtures("every_step")
 def test_an_autoencoder_run_that_was_killed_goes_on_step_for_step(
     images: tuple[ImageSet, ...], tmp_path: Path
 ) -> None:
     groups = [(images, {"stain": 0.1, "light": 0.1})]
     whole = losses(autoencoder.train(groups, VAE, schedule(), tmp_path / "whole"))
     assert [step for step, _ in whole] == [1, 2, 3, 4, 5, 6]
-    run = autoencoder.train(groups, VAE, schedule(), tmp_path / "killed")
+    run = autoencoder.train(groups, VAE, schedule(), tmp_path / "running")
     parts = [next(run) for _ in range(3)]
-    run.close()  # type: ignore[attr-defined]
+    shutil.copytree(tmp_path / "running", tmp_path / "killed")  # what a kill leaves
     rest = list(autoencoder.train(groups, VAE, schedule(), tmp_path / "killed"))
     assert losses(parts + rest) == whole
     a, b = (autoencoder.result(VAE, tmp_path / name) for name in ("whole", "killed"))
@@ -91,14 +89,12 @@ def test_an_autoencoder_run_that_was_killed_goes_on_step_for_step(
         torch.testing.assert_close(x, y, msg=name, atol=1e-6, rtol=0)
 
 
-@pytest.mark.usefixtures("every_step")
 def test_a_finished_run_does_nothing_more(images: tuple[ImageSet, ...], tmp_path: Path) -> None:
     groups = [(images, {})]
     assert len(list(autoencoder.train(groups, VAE, schedule(2), tmp_path))) == 2
     assert list(autoencoder.train(groups, VAE, schedule(2), tmp_path)) == []
 
 
-@pytest.mark.usefixtures("every_step")
 def test_a_time_box_ends_a_run_early_at_rate_zero(
     images: tuple[ImageSet, ...], tmp_path: Path
 ) -> None:
@@ -118,7 +114,6 @@ def test_the_rate_warms_up_and_falls_to_zero() -> None:
     assert plan.rate(100, 1.7) == pytest.approx(0.0)
 
 
-@pytest.mark.usefixtures("every_step")
 def test_a_folder_with_the_state_of_another_network_is_refused(
     images: tuple[ImageSet, ...], tmp_path: Path
 ) -> None:
@@ -169,8 +164,28 @@ def test_calibration_standardises_latents_and_fits_a_preview(
     assert figures["preview_psnr"] > 15
 
 
+def test_latents_that_change_the_image_more_can_be_given_more_variance(
+    images: tuple[ImageSet, ...],
+) -> None:
+    model = autoencoder.build(VAE)
+    pictures = autoencoder.calibration_images(images, 4)[..., :64, :64]
+    autoencoder.start_linear(model, pictures)
+    autoencoder.calibrate(model, pictures, 8)
+    with torch.no_grad():
+        alike = model.encode(pictures)
+        plain = model.decode(alike)
+    weight = autoencoder.significance(model, alike)
+    figures = autoencoder.calibrate(model, pictures, 8, coarse_to_fine=0.5)
+    with torch.no_grad():
+        z = model.encode(pictures)
+        torch.testing.assert_close(model.decode(z), plain, atol=1e-4, rtol=0)
+    deviation = z.std(dim=(0, 2, 3))
+    assert torch.equal(deviation.argsort(), weight.argsort())
+    assert deviation.max() > 1.2 > 0.9 > deviation.min()
+    assert figures["preview_psnr"] > 15
+
+
 @pytest.mark.parametrize("objective", ["vicreg", "simclr"])
-@pytest.mark.usefixtures("every_step")
 def test_an_encoder_trains_and_gives_centred_features(
     objective: str, images: tuple[ImageSet, ...], tmp_path: Path
 ) -> None:
@@ -182,6 +197,137 @@ def test_an_encoder_trains_and_gives_centred_features(
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 8)
     assert 0 < figures["explained_variance"] <= 1.0001
     assert abs(figures["unrelated_cosine"]) < 0.5
+
+
+DIFFUSION = {
+    "seed": 13, "window": 64, "cell": 32, "unconditional": 0.1, "guidance": 1.5,
+    "prediction": "v_prediction", "spatial": 3, "context": 8, "batch": 2,
+    "scheduler": {"beta_schedule": "scaled_linear", "beta_start": 0.0015,
+                  "beta_end": 0.0195, "num_train_timesteps": 1000},
+    "network": {"block_out_channels": [8, 16], "layers_per_block": 1,
+                "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+                "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+                "attention_head_dim": 8, "norm_num_groups": 4},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[diffusion.Sample]:
+    """Two images of unlike latents, each with its own embedding everywhere."""
+    rng = np.random.default_rng(0)
+    made = []
+    for sign in (-1.0, 1.0):
+        vectors = np.zeros((4, 4, 6), np.float32)
+        vectors[..., int(sign > 0)] = 1
+        field = EmbeddingField(vectors, (0, 0), (32, 32), "training", 1.0, "pixel")
+        latents = torch.from_numpy(rng.normal(sign, 0.3, (4, 16, 16))).half()
+        made.append(diffusion.Sample(latents, field))
+    return made
+
+
+def test_validation_and_sheets_come_with_every_stage(
+    images: tuple[ImageSet, ...], samples: list[diffusion.Sample], tmp_path: Path
+) -> None:
+    groups = [(images, {"stain": 0.1})]
+    runs = {
+        "autoencoder": autoencoder.train(
+            groups, VAE, schedule(2), tmp_path / "autoencoder", validation=groups
+        ),
+        "encoder": encoder.train(groups, SSL, schedule(2), tmp_path / "encoder", validation=groups),
+        "diffusion": diffusion.train(
+            {"a": samples, "b": samples}, DIFFUSION, 8, schedule(2), tmp_path / "diffusion",
+            runtime=Runtime("cpu"), validation={"b": samples},
+            decoder=lambda z: torch.nn.functional.interpolate(z[:, :3], scale_factor=8),
+        ),
+    }  # fmt: skip
+    for stage, run in runs.items():
+        rows = list(run)
+        assert np.isfinite(rows[-1]["validation"]), stage
+        with Image.open(tmp_path / stage / "samples-2.png") as sheet:
+            assert min(sheet.size) > 200, stage
+        assert (tmp_path / stage / "curves.png").exists()
+        assert list((tmp_path / stage).glob("weights-*.safetensors"))
+
+
+def test_a_diffusion_run_that_was_killed_goes_on_step_for_step(
+    samples: list[diffusion.Sample], tmp_path: Path
+) -> None:
+    def run(name: str) -> Iterator[dict[str, Any]]:
+        plan = schedule(validate_every=2)
+        data = {"a": samples}
+        return diffusion.train(data, DIFFUSION, 8, plan, tmp_path / name, validation=data)
+
+    rows = run("running")
+    parts = [next(rows) for _ in range(3)]
+    shutil.copytree(tmp_path / "running", tmp_path / "killed")
+    whole = parts + list(rows)
+    rest = list(run("killed"))
+    assert losses(parts + rest) == losses(whole)
+    assert rest[-1]["validation"] == whole[-1]["validation"]
+
+
+def test_samples_of_encoders_of_unequal_width_are_refused(
+    samples: list[diffusion.Sample], tmp_path: Path
+) -> None:
+    field = replace(samples[0].field, vectors=np.ones((4, 4, 9), np.float32))
+    wide = [diffusion.Sample(samples[0].latents, field)]
+    run = diffusion.train({"a": samples, "b": wide}, DIFFUSION, 8, schedule(), tmp_path)
+    with pytest.raises(InputError, match=r"samples of a have 4 .* of 6, those of b 4 and 9"):
+        next(run)
+    with pytest.raises(InputError, match="no samples of b"):
+        next(diffusion.train({"a": samples, "b": []}, DIFFUSION, 8, schedule(), tmp_path))
+
+
+class Oracle(diffusion.Denoiser):
+    """Knows that every clean latent is 0.7, and answers what it is asked for."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config, ["a"], 6, 4, 8)
+        self.asked, self.clean = config["prediction"], 0.7
+        self.alpha = torch.from_numpy(cumulative_alphas(config["scheduler"])).float().sqrt()
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: Any) -> torch.Tensor:
+        alpha = self.alpha[t][:, None, None, None]
+        sigma = (1 - alpha**2).sqrt()
+        noise = (x - alpha * self.clean) / sigma
+        velocity = alpha * noise - sigma * self.clean
+        answers = {"epsilon": noise, "v_prediction": velocity}
+        return answers.get(self.asked, torch.full_like(x, self.clean))
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon", "sample"])
+def test_whatever_the_network_predicts_truth_has_no_loss_and_is_what_is_sampled(
+    prediction: str, samples: list[diffusion.Sample], tmp_path: Path
+) -> None:
+    config = {**DIFFUSION, "prediction": prediction}
+    flat = [diffusion.Sample(torch.full((4, 16, 16), 0.7), samples[0].field)]
+    model = Oracle(config)
+    trainer = Trainer(model, tmp_path, schedule(), runtime=Runtime("cpu", "no"))
+    rng = np.random.default_rng(0)
+    terms = diffusion.denoising_terms(model, trainer, {"a": flat}, config, 8, 0.1, rng)
+    assert float(terms["loss"]) < 1e-6
+    with torch.no_grad():
+        shape = (4, 8, 8)
+        made = diffusion.sample_windows(model, "a", torch.zeros(2, 4, 6), config, shape, trainer)
+    torch.testing.assert_close(made, torch.full((2, *shape), 0.7), atol=0.05, rtol=0)
+
+
+def test_a_denoiser_learns_what_its_tokens_mean(
+    samples: list[diffusion.Sample], tmp_path: Path
+) -> None:
+    config = {**DIFFUSION, "batch": 8, "guidance": 1.0}
+    plan = schedule(50, lr=0.01, ema=0.8, save_every=1e9)
+    rows = list(diffusion.train({"a": samples}, config, 8, plan, tmp_path))
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    model = diffusion.result(config, ["a"], 6, 4, 8, tmp_path)
+    tokens = torch.zeros(8, 4, 6)
+    tokens[:4, :, 0] = tokens[4:, :, 1] = 1
+    trainer = Trainer(model, tmp_path / "sampling", plan)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        made = diffusion.sample_windows(model, "a", tokens, config, (4, 8, 8), trainer)
+    assert float(made[:4].mean()) < -0.4
+    assert float(made[4:].mean()) > 0.4
 
 
 def test_objectives_prefer_views_that_agree() -> None:
@@ -209,14 +355,7 @@ def pipeline(tmp_path: Path, textured: Any) -> Pipeline:
         "encoder": {**SSL, "schedule": steps},
         "encoder-eval": {**SSL, "objective": "simclr", "seed": 23, "schedule": steps},
         "diffusion": {
-            "seed": 13, "window": 64, "cell": 32, "unconditional": 0.1, "guidance": 1.5,
-            "prediction": "v_prediction", "spatial": 3, "context": 8, "batch": 2,
-            "scheduler": {"beta_schedule": "scaled_linear", "beta_start": 0.0015,
-                          "beta_end": 0.0195, "num_train_timesteps": 1000},
-            "network": {"block_out_channels": [8, 16], "layers_per_block": 1,
-                        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-                        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-                        "attention_head_dim": 8, "norm_num_groups": 4},
+            **DIFFUSION,
             "versions": {"waves": 2}, "schedule": steps,
         },
     }  # fmt: skip

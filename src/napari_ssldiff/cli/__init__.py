@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_ssldiff import __version__
+from napari_ssldiff.cli import augment, evaluate, train
 from napari_ssldiff.errors import Cancelled, SSLDiffError
 
 EXIT_INPUT = 2
@@ -32,7 +33,7 @@ def _add_sampler(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strength", type=float, default=1.0, help="0…1 (default 1)")
     parser.add_argument("--steps", type=int, help="default: the preset's")
     parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
-    parser.add_argument("--preset", default="bulk", help="bulk or paper")
+    parser.add_argument("--preset", default="bulk", help="bulk, draft or paper")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,35 +72,24 @@ def build_parser() -> argparse.ArgumentParser:
     vary.add_argument("--png", type=Path, metavar="FILE", help="side-by-side picture")
     vary.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.ome.zarr")
 
-    train = commands.add_parser("train", help="train models on your own images")
-    train.add_argument("stage", help="autoencoder, encoder, encoder-eval, diffusion or bundle")
-    train.add_argument("data", type=Path, metavar="DATA", help="folder that the globs refer to")
-    train.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    train.add_argument("--config", type=Path, metavar="YAML", help="default: the demo models'")
-    train.add_argument("--minutes", type=float, help="time box; the run can be resumed")
-    train.add_argument("--domain", help="of the stage encoder; default all")
-    train.add_argument("--threads", type=int, help="CPU threads")
+    train.add_parser(commands)
 
-    evaluate = commands.add_parser("evaluate", help="embedding fidelity on held-out images")
-    evaluate.add_argument("model", metavar="MODEL")
-    evaluate.add_argument("data", type=Path, nargs="+", metavar="IMAGE", help="files or folders")
-    evaluate.add_argument("--folds", type=Path, metavar="CSV", help="columns path or name, fold")
-    evaluate.add_argument("--fold", default="heldout", help="fold to use (default heldout)")
-    evaluate.add_argument("--cells", type=int, default=320, help="at least (default 320)")
-    evaluate.add_argument("--json", type=Path, metavar="FILE")
-    evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument("--window", type=int, default=256, help="edge of regions, model pixels")
-    _add_sampler(evaluate)
+    _add_sampler(evaluate.add_parser(commands))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    arguments = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    # A sub-command of its own grammar: the first word after `evaluate` is a model otherwise.
+    augmenting = words[:2] == ["evaluate", "augment"]
+    parser = augment.build_parser() if augmenting else build_parser()
+    arguments = parser.parse_args(words[2:] if augmenting else words)
+    arguments.words = words
     from napari_ssldiff.cli import commands
 
     try:
-        run = getattr(commands, arguments.command)
+        run = augment.run if augmenting else getattr(commands, arguments.command)
         run(arguments)
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from napari_ssldiff.cli.deliver import Meter, picture, render, say, write_result
-from napari_ssldiff.errors import InputError, OutputError
+from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region, parse_box
 
 if TYPE_CHECKING:
@@ -162,52 +162,13 @@ def demo(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """One stage of training."""
-    import torch
+    from napari_ssldiff.cli.train import run
 
-    from napari_ssldiff.training.bundle import write_bundle
-    from napari_ssldiff.training.pipeline import DEFAULT_CONFIG, STAGES, Pipeline, read_config
-
-    if arguments.stage not in STAGES:
-        raise InputError(
-            f"unknown training stage {arguments.stage!r}: choose one of {', '.join(STAGES)}"
-        )
-    if not arguments.data.is_dir():
-        raise InputError(f"no folder of images at {arguments.data}")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    config = read_config(arguments.config or DEFAULT_CONFIG)
-    pipeline = Pipeline(config, arguments.data, arguments.output)
-    if arguments.stage == "bundle":
-        for path in write_bundle(pipeline, arguments.output / "bundle"):
-            print(path)
-        return
-    for row in pipeline.train(arguments.stage, arguments.minutes, arguments.domain):
-        say("  ".join(f"{k} {v:g}" for k, v in row.items()))
-    print(arguments.output / arguments.stage)
+    run(arguments)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Embedding fidelity."""
-    from napari_ssldiff.evaluation import embedding_fidelity, evaluation_scenes
-    from napari_ssldiff.export import check_output
-    from napari_ssldiff.models import load_bundle
+    """Figures on held-out images."""
+    from napari_ssldiff.cli.evaluate import run
 
-    if arguments.json:
-        check_output(arguments.json, overwrite=True, suffix=arguments.json.suffix.lower())
-    bundle = load_bundle(arguments.model, arguments.device)
-    paths = evaluation_scenes(arguments.data, arguments.folds, arguments.fold)
-    report = embedding_fidelity(
-        bundle,
-        paths,
-        sampler_of(arguments),
-        cells=arguments.cells,
-        window=arguments.window,
-        progress=Meter(),
-    )
-    text = json.dumps(report, indent=2)
-    if arguments.json:
-        try:
-            arguments.json.write_text(text + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {arguments.json}: {error.strerror}") from None
-    print(text)
+    run(arguments, sampler_of(arguments))

@@ -1,4 +1,7 @@
-"""Augmentations on whole batches: geometry, stain, light."""
+"""Augmentations on whole batches: geometry, stain, light.
+
+Numbers are drawn on the CPU, the work is done where the images are.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ def jitter_stain(images: torch.Tensor, amount: float, rng: np.random.Generator) 
     factors = torch.stack([1 + uniform(rng, n, -amount, amount) for _ in range(3)], dim=1)
     # rgb-density → stains, scaled → rgb-density, as one 3×3 matrix per image.
     mix = torch.einsum("ij,nj,jk->nik", _HED_FROM_RGB, factors, _RGB_FROM_HED)
+    mix = mix.to(images.device)
     return torch.exp(-torch.einsum("nchw,nck->nkhw", density, mix).clamp_min(0))
 
 
@@ -40,11 +44,27 @@ def jitter_light(images: torch.Tensor, amount: float, rng: np.random.Generator) 
 
     def factor(scale: float, channels: int = 1) -> torch.Tensor:
         values = [1 + uniform(rng, n, -amount * scale, amount * scale) for _ in range(channels)]
-        return torch.stack(values, dim=1)[:, :, None, None]
+        return torch.stack(values, dim=1)[:, :, None, None].to(images.device)
 
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     out = ((images - mean) * factor(1) + mean * factor(1)) * factor(0.25, 3)
     return out.clamp(1e-3, 1) ** factor(0.75)
+
+
+def jitter_season(images: torch.Tensor, amount: float, rng: np.random.Generator) -> torch.Tensor:
+    """Dry or freshen the vegetation of ``(n, 3, h, w)`` in [0, 1].
+
+    Pixels are moved along green → straw by up to ±``amount`` of their own brightness, in
+    proportion to their excess green index 2g - r - b of chromatic coordinates (Woebbecke et al.
+    1995); what is not green stays.
+    """
+    total = images.sum(1, keepdim=True).clamp_min(1e-3)
+    chroma = images / total
+    excess = 2 * chroma[:, 1:2] - chroma[:, 0:1] - chroma[:, 2:3]
+    amounts = uniform(rng, len(images), -amount, amount)[:, None, None, None]
+    share = (excess / 0.1).clamp(0, 1) * amounts.to(images.device)
+    straw = torch.tensor([1.0, -0.25, -0.1], device=images.device)[:, None, None]
+    return (images + share * straw * total / 3).clamp(0, 1)
 
 
 def symmetry(images: torch.Tensor, k: int) -> torch.Tensor:
@@ -62,6 +82,7 @@ def view(
     zoom: float = 0.2,
     light: float = 0.1,
     stain: float = 0.0,
+    season: float = 0.0,
 ) -> torch.Tensor:
     """One augmented view of each crop for self-supervised learning.
 
@@ -94,10 +115,12 @@ def view(
         ],
         1,
     )
-    grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
+    grid = F.affine_grid(theta.to(crops.device), [n, 3, size, size], align_corners=False)
     images = F.grid_sample(
         crops.float() / 255, grid, padding_mode="reflection", align_corners=False
     )
     if stain:
         images = jitter_stain(images, stain, rng)
+    if season:
+        images = jitter_season(images, season, rng)
     return jitter_light(images, light, rng) if light else images.clamp(0, 1)

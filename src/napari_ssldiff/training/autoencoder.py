@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,16 @@ import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.training.augment import jitter_light, jitter_stain, symmetry
 from napari_ssldiff.training.data import ImageSet, draw_crops
-from napari_ssldiff.training.loop import Schedule, Trainer
+from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
+from napari_ssldiff.training.sheets import grid
+from napari_ssldiff.training.validation import Groups, fixed_batches
+from napari_ssldiff.training.weights import restore
 
 
 def build(config: dict[str, Any]) -> Autoencoder:
@@ -71,11 +75,27 @@ def _gradients(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return images[..., 1:, :] - images[..., :-1, :], images[..., :, 1:] - images[..., :, :-1]
 
 
-def reconstruction_loss(made: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Terms between ``(n, 3, h, w)`` images in [-1, 1].
+def ring_power(images: torch.Tensor, rings: int = 12) -> torch.Tensor:
+    """``(n, rings)``: natural log of the mean spectral power of each image in rings of equal
+    width up to the Nyquist frequency, channels averaged.
+    """
+    size = images.shape[-1]
+    power = torch.fft.rfft2(images, norm="ortho").abs().square().mean(1)
+    radius = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None, :])
+    ring = (radius * 2 * rings).long()
+    ring[0, 0] = rings  # brightness is no texture
+    member = F.one_hot(ring.clamp_max(rings), rings + 1)[..., :rings].float().flatten(0, 1)
+    member = (member / member.sum(0)).to(power.device)
+    return torch.log(power.flatten(1) @ member + 1e-5)
 
-    L1; L1 of the image gradients at full and half resolution, which L1 alone blurs; and L1
-    between log amplitude spectra, which asks for the right energy at every frequency.
+
+def reconstruction_loss(made: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Terms between ``(n, 3, s, s)`` images in [-1, 1].
+
+    ``l1``; ``edge``, L1 of the image gradients at full and half resolution, which L1 alone
+    blurs; ``spectrum``, L1 between log amplitude spectra; and ``power``, L1 between the log
+    power of rings of the spectrum, which asks for the right energy at every scale where its
+    phase cannot be known.
     """
     pixel = F.l1_loss(made, real)
     edge = made.new_zeros(())
@@ -86,10 +106,13 @@ def reconstruction_loss(made: torch.Tensor, real: torch.Tensor) -> dict[str, tor
         a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
     fa = torch.log(torch.fft.rfft2(made, norm="ortho").abs() + 0.05)
     fb = torch.log(torch.fft.rfft2(real, norm="ortho").abs() + 0.05)
-    return {"l1": pixel, "edge": edge, "spectrum": F.l1_loss(fa, fb)}
+    power = F.l1_loss(ring_power(made), ring_power(real))
+    return {"l1": pixel, "edge": edge, "spectrum": F.l1_loss(fa, fb), "power": power}
 
 
-def augment(crops: torch.Tensor, config: dict[str, Any], rng: np.random.Generator) -> torch.Tensor:
+def augment(
+    crops: torch.Tensor, config: Mapping[str, Any], rng: np.random.Generator
+) -> torch.Tensor:
     """uint8 crops → float [-1, 1] with a random symmetry, stain and light."""
     images = symmetry(crops, int(rng.integers(8))).float() / 255
     if config.get("stain"):
@@ -106,10 +129,41 @@ def calibration_images(sets: Sequence[ImageSet], count: int) -> torch.Tensor:
 
 
 @torch.no_grad()
+def significance(model: Autoencoder, latents: torch.Tensor, amount: float = 0.5) -> torch.Tensor:
+    """``(c,)``: root mean square of the pixels' change per unit of noise in each latent channel.
+
+    Parameters
+    ----------
+    latents
+        ``(n, c, h, w)``, as :meth:`Autoencoder.encode` returns them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = amount * torch.randn(latents[:, 0].shape, generator=generator)
+    base, out = model.decode(latents), []
+    for channel in range(latents.shape[1]):
+        changed = latents.clone()
+        changed[:, channel] += noise
+        out.append((model.decode(changed) - base).square().mean().sqrt() / amount)
+    return torch.stack(out)
+
+
+@torch.no_grad()
 def calibrate(
-    model: Autoencoder, images: torch.Tensor, factor: int, batch: int = 16
+    model: Autoencoder,
+    images: torch.Tensor,
+    factor: int,
+    batch: int = 16,
+    coarse_to_fine: float = 0.0,
 ) -> dict[str, float]:
-    """Standardise the latents and fit the preview map on ``(n, 3, h, w)`` in [-1, 1].
+    """Scale the latents and fit the preview map on ``(n, 3, h, w)`` in [-1, 1].
+
+    Parameters
+    ----------
+    coarse_to_fine
+        Channels get the standard deviation ``significance ** coarse_to_fine``, its geometric
+        mean 1. At 0 all are alike, and a denoiser must settle brightness and grain at the same
+        noise level; above, it settles what changes the image most first and can build detail
+        on it, as diffusion on pixels does by the images' own spectrum.
 
     Returns
     -------
@@ -119,6 +173,11 @@ def calibrate(
     latents = torch.cat([model.encode_raw(part) for part in images.split(batch)])
     model.shift.copy_(latents.mean(dim=(0, 2, 3)))
     model.scale.copy_(latents.std(dim=(0, 2, 3)))
+    if coarse_to_fine:
+        few = latents[:: max(1, len(latents) // 16), :, :16, :16]
+        z = (few - model.shift[:, None, None]) / model.scale[:, None, None]
+        weight = significance(model, z).log() * coarse_to_fine
+        model.scale.div_((weight - weight.mean()).exp())
     z = (latents - model.shift[:, None, None]) / model.scale[:, None, None]
     small = F.avg_pool2d(images, factor)
     design = torch.cat([z, torch.ones_like(z[:, :1])], 1).permute(0, 2, 3, 1).flatten(0, 2)
@@ -134,11 +193,54 @@ def calibrate(
     return {"psnr": psnr(made, images), "preview_psnr": psnr(model.preview(z), small)}
 
 
+def _terms(
+    model: Autoencoder,
+    trainer: Trainer,
+    groups: Groups,
+    config: Mapping[str, Any],
+    step: int,
+    rng: np.random.Generator,
+) -> dict[str, torch.Tensor]:
+    """The loss and its terms on the batch of ``step``."""
+    # Small crops make many cheap steps; some large ones show the normalisation layers the
+    # statistics that they will meet on a canvas.
+    crop = int(config["crops"][step % len(config["crops"])])
+    share = max(1, round(int(config["pixels"]) / crop**2 / len(groups)))
+    parts = [
+        augment(draw_crops(sets, crop, share, rng).to(trainer.device), aug, rng)
+        for sets, aug in groups
+    ]
+    real = torch.cat(parts).contiguous(memory_format=torch.channels_last)
+    with trainer.autocast():
+        z = model.encode_raw(real)
+        made = model.decode_raw(z + float(config["latent_noise"]) * torch.randn_like(z)).float()
+    terms = reconstruction_loss(made, real)
+    # Unit variance gives the added noise a meaning; no correlation keeps every channel busy.
+    flat = z.float().transpose(0, 1).flatten(1)
+    covariance = flat @ flat.T / flat.shape[1]
+    identity = torch.eye(len(flat), device=flat.device)
+    terms["whiteness"] = (covariance - identity).square().mean()
+    total = sum((config["loss"].get(k, 0.0) * v for k, v in terms.items()), real.new_zeros(()))
+    return {"loss": total, **terms, "mse": F.mse_loss(made.detach(), real)}
+
+
+def _sheet(model: Autoencoder, trainer: Trainer, groups: Groups) -> Image.Image:
+    """Real crops beside their reconstructions, a block of four rows per domain."""
+    rng = np.random.default_rng(0)
+    real = torch.cat([draw_crops(sets, 192, 4, rng) for sets, _ in groups]).float() / 127.5 - 1
+    with trainer.autocast():
+        made = model.decode_raw(model.encode_raw(real.to(trainer.device)))
+    return grid([("real", real), ("reconstruction", made)], 192, len(groups))
+
+
 def train(
-    groups: Sequence[tuple[Sequence[ImageSet], dict[str, Any]]],
+    groups: Groups,
     config: dict[str, Any],
     schedule: Schedule,
     directory: Path,
+    *,
+    runtime: Runtime | None = None,
+    validation: Groups | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train; yields metric rows. The result is :func:`result`.
 
@@ -149,44 +251,35 @@ def train(
         batch holds equal parts of all.
     config
         ``network``, ``patch``, ``crops`` (edges, in turn), ``pixels`` per batch,
-        ``latent_noise``, ``loss`` weights.
+        ``latent_noise``, ``loss`` weights of the terms (0 for those not named).
+    validation
+        The same of images that are not trained on; their stain and light stay as they are.
     """
-    torch.manual_seed(int(config["seed"]))
+    seed = int(config["seed"])
+    torch.manual_seed(seed)
     model = build(config).to(memory_format=torch.channels_last)
     if config["linear"]:
-        rng = np.random.default_rng(int(config["seed"]))
+        rng = np.random.default_rng(seed)
         first = [augment(draw_crops(sets, 64, 256, rng), aug, rng) for sets, aug in groups]
         start_linear(model, torch.cat(first))
-    trainer = Trainer(model, directory, schedule, int(config["seed"]))
-    weights, noise = config["loss"], float(config["latent_noise"])
-    # Small crops make many cheap steps; some large ones show the normalisation layers the
-    # statistics that they will meet on a canvas.
-    crops = [int(c) for c in config["crops"]]
+    trainer = Trainer(model, directory, schedule, seed, runtime or Runtime())
+    plain: Groups = [(sets, {}) for sets, _ in validation or ()]
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        crop = crops[step % len(crops)]
-        share = max(1, round(int(config["pixels"]) / crop**2 / len(groups)))
-        parts = [augment(draw_crops(sets, crop, share, rng), aug, rng) for sets, aug in groups]
-        real = torch.cat(parts).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            z = model.encode_raw(real)
-            made = model.decode_raw(z + noise * torch.randn_like(z)).float()
-        terms = reconstruction_loss(made, real)
-        # Unit variance gives the added noise a meaning; no correlation keeps every channel busy.
-        flat = z.float().transpose(0, 1).flatten(1)
-        covariance = flat @ flat.T / flat.shape[1]
-        terms["whiteness"] = (covariance - torch.eye(len(flat))).square().mean()
-        total = sum((weights[k] * v for k, v in terms.items()), real.new_zeros(()))
-        terms["mse"] = F.mse_loss(made.detach(), real)
-        return {"loss": total, **terms}
+        return _terms(model, trainer, groups, config, step, rng)
 
-    yield from trainer.run(loss)
+    def held_out(module: Any, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        return _terms(module, trainer, plain, config, step, rng)
+
+    yield from trainer.run(
+        loss,
+        validate=fixed_batches(held_out, max(4, len(config["crops"])), seed) if plain else None,
+        sheet=lambda module: _sheet(module, trainer, plain or groups),  # type: ignore[arg-type]
+    )
 
 
 def result(config: dict[str, Any], directory: Path) -> Autoencoder:
     """The averaged autoencoder of a run that was trained in ``directory``."""
     model = build(config)
-    trainer = Trainer(model, directory, Schedule(steps=0))
-    averaged = trainer.averaged
-    assert isinstance(averaged, Autoencoder)
-    return averaged.eval()
+    restore(model, directory)
+    return model.eval()

@@ -11,51 +11,81 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
-from torch import nn
 
 from napari_ssldiff import __version__
-from napari_ssldiff.training import diffusion
+from napari_ssldiff.training.kept import stage_files
 from napari_ssldiff.training.pipeline import Pipeline
-
-#: No weight file is larger than this, in bytes.
-SHARD = 15 * 2**20
-
-
-def _shards(state: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """fp16 tensors in groups of at most :data:`SHARD` bytes, in order."""
-    groups: list[dict[str, torch.Tensor]] = [{}]
-    size = 0
-    for name, tensor in state.items():
-        value = tensor.detach().cpu()
-        if value.is_floating_point():
-            value = value.half()
-        length = value.numel() * value.element_size()
-        if size + length > SHARD and groups[-1]:
-            groups.append({})
-            size = 0
-        groups[-1][name] = value.clone().contiguous()
-        size += length
-    return groups
+from napari_ssldiff.training.progress import read_rows
+from napari_ssldiff.training.start import read_commands
+from napari_ssldiff.training.state import write_tensors
+from napari_ssldiff.training.weights import shards
 
 
-def _write(folder: Path, name: str, module: nn.Module) -> list[str]:
-    groups = _shards(module.state_dict())
+def _write(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Write tensors as fp16 into ``NAME.safetensors`` or shards of it; returns the file names."""
+    groups = shards(tensors)
     if len(groups) == 1:
         names = [f"{name}.safetensors"]
     else:
         names = [f"{name}-{i + 1}-of-{len(groups)}.safetensors" for i in range(len(groups))]
     for file, group in zip(names, groups, strict=True):
-        save_file(group, folder / file)
+        write_tensors(folder / file, group)
     return names
 
 
-def _training(pipeline: Pipeline, stage: str) -> dict[str, Any]:
-    """What a stage's metrics say: steps, minutes, last row."""
-    path = pipeline.output / stage / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    last = rows[-1]
-    return {"steps": last["step"], "minutes": last["minutes"], "loss": last["loss"]}
+def stage_facts(output: Path, stage: str) -> dict[str, Any]:
+    """What a stage's own records say of it.
+
+    Returns
+    -------
+    ``steps``, ``minutes`` and ``loss`` of its last row (``validation`` too, where there is one),
+    ``hardware`` (several, where its sessions ran on several), and the ``command``. What no record
+    says is left out.
+    """
+    facts: dict[str, Any] = {}
+    rows = read_rows(output / stage / "metrics.jsonl")
+    if rows:
+        facts = {"steps": rows[-1]["step"], "minutes": rows[-1]["minutes"]}
+        facts["loss"] = rows[-1]["loss"]
+        held = [row["validation"] for row in rows if "validation" in row]
+        facts |= {"validation": held[-1]} if held else {}
+    hardware = _hardware(output / stage / "run.json")
+    facts |= {"hardware": hardware} if hardware else {}
+    command = read_commands(output).get(stage)
+    return {**facts, "command": command} if command else facts
+
+
+def _hardware(path: Path) -> str:
+    """The machines of a run's sessions, in the order they came."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    sessions = [s for s in record.get("sessions", []) if "hardware" in s] or [record]
+    named = [
+        f"{s['hardware']} ({s.get('device', '?')}, {s.get('precision', '?')}, torch "
+        f"{s.get('torch', '?')})"
+        for s in sessions
+        if "hardware" in s
+    ]
+    return "; then ".join(dict.fromkeys(named))
+
+
+def _student(pipeline: Pipeline, shared: Path) -> dict[str, Any] | None:
+    """The card's part on the distilled student, its weights written; ``None`` without one."""
+    if "distil" not in pipeline.config or not stage_files(pipeline.folder("distil")):
+        return None
+    from napari_ssldiff.training import distil
+
+    config = pipeline.config["distil"]
+    return {
+        "method": distil.METHOD,
+        "rank": int(config["rank"]),
+        "alpha": float(config["alpha"]),
+        "steps": int(config["steps"]),
+        "guidance": float(config["guidance"]),
+        "weights": _write(shared, "student", distil.lora_state(pipeline.folder("distil"))),
+    }
 
 
 def _commit() -> str:
@@ -64,6 +94,27 @@ def _commit() -> str:
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True
     )
     return done.stdout.strip() or f"napari-ssldiff {__version__}"
+
+
+def _training(pipeline: Pipeline, domain: str) -> dict[str, Any]:
+    """How a domain's model came about, stage by stage."""
+    config, name = pipeline.config, pipeline.config.get("name", "own")
+    folders = {
+        "autoencoder": "autoencoder",
+        "encoder": f"encoder-{domain}",
+        "encoder-eval": "encoder-eval",
+        "diffusion": "diffusion",
+        "distil": "distil",
+    }
+    stages = {k: stage_facts(pipeline.output, v) for k, v in folders.items()}
+    hardware = stages["diffusion"].get("hardware") or config["domains"][domain].get("hardware")
+    return {
+        "commit": _commit(),
+        "config": name,
+        "command": f"napari-ssldiff train STAGE DATA -o DIR --config {name}",
+        "hardware": hardware or config["diffusion"].get("hardware", "not recorded"),
+        **{k: facts for k, facts in stages.items() if facts},
+    }
 
 
 def _encoder_part(section: Mapping[str, Any], name: str, weights: list[str]) -> dict[str, Any]:
@@ -92,32 +143,25 @@ def write_bundle(pipeline: Pipeline, folder: Path) -> Iterator[Path]:
     shared.mkdir(parents=True, exist_ok=True)
     config = pipeline.config["diffusion"]
     vae = pipeline.autoencoder()
-    denoiser = diffusion.result(
-        config,
-        pipeline.domains,
-        int(pipeline.config["encoder"]["width"]),
-        int(pipeline.config["autoencoder"]["network"]["latent_channels"]),
-        pipeline.factor,
-        pipeline.output / "diffusion",
-    )
+    denoiser = pipeline.denoiser()
     files = {
-        "autoencoder": _write(shared, "autoencoder", vae),
-        "unet": _write(shared, "unet", denoiser.unet),
-        "evaluation": _write(shared, "encoder-eval", pipeline.evaluation_encoder()),
+        "autoencoder": _write(shared, "autoencoder", vae.state_dict()),
+        "unet": _write(shared, "unet", denoiser.unet.state_dict()),
+        "evaluation": _write(shared, "encoder-eval", pipeline.evaluation_encoder().state_dict()),
     }
+    student = _student(pipeline, shared)
+    if student:
+        files["student"] = student["weights"]
+    name = str(pipeline.config.get("name", "own"))
     network = pipeline.config["autoencoder"]["network"]
     for domain in pipeline.domains:
         part = pipeline.config["domains"][domain]
         model = str(part["model"])
-        encoder = _write(shared, f"encoder-{domain}", pipeline.encoder(domain))
-        projection = _write(shared, f"projection-{domain}", denoiser.projections[domain])
-        listed = [
-            *files["autoencoder"],
-            *files["unet"],
-            *files["evaluation"],
-            *encoder,
-            *projection,
-        ]
+        encoder = _write(shared, f"encoder-{domain}", pipeline.encoder(domain).state_dict())
+        projection = _write(
+            shared, f"projection-{domain}", denoiser.projections[domain].state_dict()
+        )
+        listed = [n for names in files.values() for n in names] + encoder + projection
 
         def relative(names: list[str]) -> list[str]:
             return [f"../shared/{n}" for n in names]
@@ -161,17 +205,12 @@ def write_bundle(pipeline: Pipeline, folder: Path) -> Iterator[Path]:
                 pipeline.config["encoder"], f"{model}-encoder", relative(encoder)
             ),
             "evaluation_encoder": _encoder_part(
-                pipeline.config["encoder-eval"], "demo-encoder-eval", relative(files["evaluation"])
+                pipeline.config["encoder-eval"],
+                f"{name}-encoder-eval",
+                relative(files["evaluation"]),
             ),
-            "training": {
-                "commit": _commit(),
-                "command": "napari-ssldiff train STAGE DATA -o DIR --minutes N",
-                "hardware": part.get("hardware", config.get("hardware", "not recorded")),
-                "autoencoder": _training(pipeline, "autoencoder"),
-                "encoder": _training(pipeline, f"encoder-{domain}"),
-                "encoder-eval": _training(pipeline, "encoder-eval"),
-                "diffusion": _training(pipeline, "diffusion"),
-            },
+            **({"student": {**student, "weights": relative(files["student"])}} if student else {}),
+            "training": _training(pipeline, domain),
             "weights": {
                 f"../shared/{n}": hashlib.sha256((shared / n).read_bytes()).hexdigest()
                 for n in listed

@@ -1,13 +1,15 @@
-"""Training images: read at the model's resolution, kept in memory, cropped by place and step.
+"""Training images: which files are whose, and crops of them by place and step.
 
-A data set is a list of :class:`ImageSet`; crops are drawn from a generator that is seeded by
-``(seed, step)``, so a run that was killed sees the same batches when it goes on.
+A data set is a list of :class:`ImageSet`, read by :mod:`napari_ssldiff.training.reading`; crops
+are drawn from a generator that is seeded by ``(seed, step)``, so a run that was killed sees the
+same batches when it goes on.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from napari_ssldiff.errors import InputError
+from napari_ssldiff.training.sources import Source, find_images
 
 Crop = NDArray[np.uint8]
 
@@ -34,11 +36,14 @@ class ImageSet:
         ``(h, w, 3)`` uint8 at the model's resolution.
     weight
         Share of crops drawn from this set.
+    sources
+        Name of the file that each image was cut from.
     """
 
     name: str
     images: tuple[Crop, ...]
     weight: float = 1.0
+    sources: tuple[str, ...] = ()
 
 
 def fold_of(root: Path, table: str, key: str) -> dict[str, str]:
@@ -58,7 +63,7 @@ def fold_of(root: Path, table: str, key: str) -> dict[str, str]:
         raise InputError(f"the folds {root / table} have no column {error}") from None
 
 
-def list_files(root: Path, entry: dict[str, Any]) -> list[Path]:
+def list_files(root: Path, entry: Mapping[str, Any]) -> list[Path]:
     """Files that a data entry names, cut to its fold.
 
     Parameters
@@ -76,7 +81,7 @@ def list_files(root: Path, entry: dict[str, Any]) -> list[Path]:
     """
     files = sorted(root.glob(entry["glob"]))
     folds = entry.get("folds")
-    if folds:
+    if folds and files:
         table = fold_of(root, folds["table"], folds["key"])
 
         def name(path: Path) -> str:
@@ -84,75 +89,87 @@ def list_files(root: Path, entry: dict[str, Any]) -> list[Path]:
 
         files = [f for f in files if table.get(name(f)) == folds["fold"]]
     if not files:
-        raise InputError(f"no image matches {entry['glob']!r} in {root}")
+        fold = f" in the fold {folds['fold']}" if folds else ""
+        raise InputError(
+            f"no image matches {entry['glob']!r}{fold} in {root}: the configuration's globs are "
+            "relative to the first DATA; --config own takes every image there is"
+        )
     return files
 
 
-def load_image(path: Path, pixel_size: float, resolution: float) -> Crop:
-    """An image file at ``resolution``, area-averaged down or Lanczos-interpolated up.
+def split_share(sources: Sequence[Source], share: float, seed: int) -> set[str]:
+    """Names of the images kept for validation: about ``share`` of them, at least one.
+
+    Each name is hashed with the seed, so an image stays on its side when others are added, in
+    whatever order, folder or machine.
+    """
+
+    def place(source: Source) -> float:
+        digest = hashlib.sha256(f"{seed}:{source.name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    chosen = {s.name for s in sources if place(s) < share}
+    if len(chosen) in (0, len(sources)):
+        chosen = {min(sources, key=place).name}
+    return chosen
+
+
+def list_sources(
+    data: Sequence[Path],
+    entry: Mapping[str, Any],
+    *,
+    validation: str | float | None = None,
+    part: str = "train",
+    seed: int = 0,
+) -> list[Source]:
+    """Images of an entry that belong to a part of the data.
+
+    Parameters
+    ----------
+    data
+        Files and folders. Globs and tables of folds are relative to the first; an entry without
+        a glob takes every image in all of them.
+    validation
+        The name of a fold: images of that fold are for validation and those of the entry's own
+        for training. A share in (0, 1): so many images are set aside, by hash of their names.
+        ``None``: there is no validation.
+    part
+        ``"train"`` or ``"validation"``.
 
     Raises
     ------
     InputError
-        If it cannot be decoded.
+        If there is nothing, or the entry has no folds to replace.
     """
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the image {path}: {error}") from None
-    scale = pixel_size / resolution
-    if abs(scale - 1) > 0.01:
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(image)
-
-
-def tissue_tiles(image: Crop, size: int = 512, least: float = 0.5) -> list[Crop]:
-    """Cut a slide-sized image into tiles and keep those that are mostly tissue.
-
-    Tissue is what is darker than the bright background or has contrast: a crude test that
-    serves for training only.
-    """
-    kept = []
-    for y in range(0, image.shape[0] - size + 1, size):
-        for x in range(0, image.shape[1] - size + 1, size):
-            tile = image[y : y + size, x : x + size]
-            grey = tile[::4, ::4].astype(np.float32).mean(-1)
-            blocks = grey.reshape(16, size // 64, 16, size // 64).std(axis=(1, 3))
-            if float(((blocks > 9) & (blocks < 60)).mean()) >= least:
-                kept.append(np.ascontiguousarray(tile))
-    return kept
-
-
-def load_sets(
-    root: Path, entries: Sequence[dict[str, Any]], resolution: float
-) -> tuple[ImageSet, ...]:
-    """Read every entry of a training configuration's ``data`` list.
-
-    Parameters
-    ----------
-    root
-        Folder that the globs are relative to.
-    entries
-        Each ``{name, glob, pixel_size, weight?, folds?, tissue?}``; ``pixel_size`` in the unit
-        of ``resolution``; ``aspect`` undoes a known squeeze (width over height).
-    resolution
-        Of the model.
-    """
-    sets = []
-    for entry in entries:
-        images: list[Crop] = []
-        for path in list_files(root, entry):
-            image = load_image(path, float(entry["pixel_size"]), resolution)
-            if "aspect" in entry:
-                size = (round(image.shape[0] * float(entry["aspect"])), image.shape[0])
-                image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-            images.extend(tissue_tiles(image) if entry.get("tissue") else [image])
-        if not images:
-            raise InputError(f"no usable tissue in {entry['glob']!r}")
-        sets.append(ImageSet(entry["name"], tuple(images), float(entry.get("weight", 1.0))))
-    return tuple(sets)
+    if part == "validation" and validation is None:
+        return []
+    folds = entry.get("folds")
+    if isinstance(validation, str) and part == "validation":
+        if not folds:
+            raise InputError(
+                f"validation: {validation} names a fold, but the entry {entry['name']!r} has no "
+                "folds; give a share such as 0.05"
+            )
+        folds = {**folds, "fold": validation}
+    if "glob" in entry:
+        files = list_files(data[0], {**entry, "folds": folds})
+        found = [Source(f, f.relative_to(data[0]).as_posix()) for f in files]
+    else:
+        found = find_images(data)
+        if folds:
+            table = fold_of(data[0], folds["table"], folds["key"])
+            stem = folds["key"] == "name"
+            found = [
+                s for s in found if table.get(s.path.stem if stem else s.name) == folds["fold"]
+            ]
+            if not found:
+                raise InputError(f"no image is in the fold {folds['fold']} of {folds['table']}")
+    if isinstance(validation, int | float) and len(found) > 1:
+        aside = split_share(found, float(validation), seed)
+        found = [s for s in found if (s.name in aside) == (part == "validation")]
+    elif isinstance(validation, int | float) and part == "validation":
+        return []
+    return found
 
 
 def draw_crops(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,40 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from PIL import Image
 from torch import nn
 
-from napari_ssldiff.diffusion.autoencoder import Autoencoder
+from napari_ssldiff.diffusion.bundle import to_x0
 from napari_ssldiff.diffusion.conditioning import Condition, TokenProjection, concatenate
-from napari_ssldiff.embeddings.field import EmbeddingField
-from napari_ssldiff.training.augment import jitter_light, jitter_stain, symmetry
-from napari_ssldiff.training.data import ImageSet
-from napari_ssldiff.training.encoder import normalise_input
-from napari_ssldiff.training.loop import Schedule, Trainer
+from napari_ssldiff.diffusion.solvers import DPMSolver2M
+from napari_ssldiff.errors import InputError
+from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
+from napari_ssldiff.training.samples import (
+    Sample,
+    draw,
+    embed_cells,
+    load_samples,
+    prepare,
+    save_samples,
+)
+from napari_ssldiff.training.sheets import grid, spread
+from napari_ssldiff.training.validation import fixed_batches
+from napari_ssldiff.training.weights import restore
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One augmented image: ``(c, h, w)`` fp16 latents and its field, in model pixels."""
-
-    latents: torch.Tensor
-    field: EmbeddingField
+__all__ = [
+    "Denoiser",
+    "Sample",
+    "build_network",
+    "denoising_terms",
+    "draw",
+    "embed_cells",
+    "load_samples",
+    "prepare",
+    "result",
+    "sample_windows",
+    "save_samples",
+    "train",
+]
 
 
 def build_network(config: Mapping[str, Any], latent_channels: int, factor: int) -> nn.Module:
@@ -46,6 +61,10 @@ def build_network(config: Mapping[str, Any], latent_channels: int, factor: int) 
 
 class Denoiser(nn.Module):
     """One U-Net and one projection per domain."""
+
+    #: Children whose weights may be given without the others': a U-Net from another laboratory
+    #: goes on with projections of one's own encoder.
+    separable = ("unet", "projections")
 
     def __init__(
         self, config: Mapping[str, Any], domains: Sequence[str], width: int, channels: int, f: int
@@ -74,118 +93,120 @@ class Denoiser(nn.Module):
         return out
 
 
-@torch.no_grad()
-def embed_cells(encoder: nn.Module, image: torch.Tensor, cell: int) -> np.ndarray[Any, Any]:
-    """``(3, h, w)`` in [0, 1] → ``(h // cell, w // cell, d)`` float32, cells from the corner."""
-    rows, columns = image.shape[1] // cell, image.shape[2] // cell
-    cut = image[:, : rows * cell, : columns * cell]
-    cells = cut.unflatten(1, (rows, cell)).unflatten(3, (columns, cell))
-    cells = cells.permute(1, 3, 0, 2, 4).flatten(0, 1)
-    parts = [encoder(normalise_input(part)).float() for part in cells.split(512)]
-    return torch.cat(parts).reshape(rows, columns, -1).numpy()
-
-
-@torch.no_grad()
-def prepare(
-    sets: Sequence[ImageSet],
-    augmentation: Mapping[str, float],
-    encoder: nn.Module,
-    autoencoder: Autoencoder,
-    config: Mapping[str, Any],
-    versions: int,
-) -> Iterator[Sample]:
-    """Encode every image in ``versions`` augmented forms.
-
-    Each form gets its own symmetry, stain, light and cell phase, so that the network meets
-    conditions at every offset between windows and cells.
-    """
-    cell, rng = int(config["cell"]), np.random.default_rng(int(config["seed"]))
-    for group in sets:
-        for image in group.images:
-            for version in range(versions):
-                x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-                x = symmetry(x, version % 8).float() / 255
-                if augmentation.get("stain"):
-                    x = jitter_stain(x, augmentation["stain"], rng)
-                if augmentation.get("light"):
-                    x = jitter_light(x, augmentation["light"], rng)
-                x = x.clamp(0, 1)
-                x = x[..., : x.shape[-2] // 8 * 8, : x.shape[-1] // 8 * 8]
-                # Small tiles keep phase 0 most of the time: another phase costs them a row.
-                large = min(x.shape[-2:]) >= 8 * cell
-                phase = rng.integers(0, cell // 8, 2) * 8 * (large or rng.random() < 0.25)
-                py, px = (int(p) for p in phase)
-                field = EmbeddingField(
-                    embed_cells(encoder, x[0, :, py:, px:], cell),
-                    origin=(py, px),
-                    cell=(cell, cell),
-                    encoder="training",
-                    resolution=1.0,
-                    unit="pixel",
-                )
-                with torch.autocast("cpu", torch.bfloat16):
-                    z = autoencoder.encode(x * 2 - 1)
-                yield Sample(z[0].half(), field)
-
-
-def save_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Keep prepared samples for the next start; one safetensors file, whole or absent."""
-    tensors = {}
-    for i, sample in enumerate(samples):
-        tensors[f"{i}.latents"] = sample.latents.contiguous()
-        tensors[f"{i}.vectors"] = torch.from_numpy(sample.field.vectors.copy()).half()
-        tensors[f"{i}.place"] = torch.tensor([*sample.field.origin, *sample.field.cell])
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial)
-    partial.replace(path)
-
-
-def load_samples(path: Path) -> list[Sample]:
-    """What :func:`save_samples` wrote."""
-    tensors = load_file(path)
-    samples = []
-    for i in range(len(tensors) // 3):
-        oy, ox, ch, cw = tensors[f"{i}.place"].tolist()
-        field = EmbeddingField(
-            tensors[f"{i}.vectors"].float().numpy(), (oy, ox), (ch, cw), "training", 1.0, "pixel"
-        )
-        samples.append(Sample(tensors[f"{i}.latents"], field))
-    return samples
-
-
-def draw(
-    samples: Sequence[Sample],
+def denoising_terms(
+    model: Denoiser,
+    trainer: Trainer,
+    domains: Mapping[str, Sequence[Sample]],
     config: Mapping[str, Any],
     factor: int,
-    count: int,
+    drop: float,
     rng: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(count, c, w, w)`` latent windows and their ``(count, k², d)`` tokens.
+) -> dict[str, torch.Tensor]:
+    """The loss on a batch of equal parts of all domains; conditions go with probability ``drop``.
 
-    Half of the windows sit on the cells, half anywhere on the latent lattice; tokens come from
-    the same slerp sampling that synthesis uses.
+    What the network is to return (``prediction``) is taken from the noisy latents
+    x = sqrt(a)·x0 + sqrt(1-a)·noise: the noise, v = sqrt(a)·noise - sqrt(1-a)·x0 (Salimans and
+    Ho 2022), or x0.
     """
-    window, cell = int(config["window"]), int(config["cell"])
-    side, w = window // cell, window // factor
-    centres = (np.arange(side) + 0.5) * cell
-    latents, tokens = [], []
-    for _ in range(count):
-        sample = samples[int(rng.integers(len(samples)))]
-        room = [n - w for n in sample.latents.shape[1:]]
-        place = [int(rng.integers(r + 1)) for r in room]
-        if rng.random() < 0.5:
-            step = cell // factor
-            for axis in (0, 1):
-                first = int(sample.field.origin[axis]) // factor
-                slots = (room[axis] - first) // step + 1
-                place[axis] = first + step * int(rng.integers(max(1, slots)))
-        y, x = (min(p, r) for p, r in zip(place, room, strict=True))
-        latents.append(sample.latents[:, y : y + w, x : x + w])
-        points = sample.field.sample(
-            (y * factor + centres)[:, None], (x * factor + centres)[None, :]
+    kind: Any = DDPMScheduler  # its methods are added by a decorator
+    scheduler = kind(prediction_type=config["prediction"], **config["scheduler"])
+    share = max(1, int(config["batch"]) // len(domains))
+    clean, conditions = [], []
+    for name, samples in domains.items():
+        z, tokens = draw(samples, config, factor, share, rng)
+        keep = torch.from_numpy(rng.random(share) >= drop).float()
+        clean.append(z)
+        tokens = (tokens * keep[:, None, None]).to(trainer.device)
+        conditions.append(model.projections[name](tokens))
+    x0 = torch.cat(clean).to(trainer.device)
+    condition = concatenate(conditions)
+    noise = torch.randn_like(x0)
+    # Stratified over the batch: every step sees the whole range of noise levels.
+    u = (torch.randperm(len(x0)) + torch.rand(len(x0))) / len(x0)
+    t = (u * scheduler.config.num_train_timesteps).long().to(trainer.device)
+    xt = scheduler.add_noise(x0, noise, t)
+    targets = {"epsilon": noise, "sample": x0}
+    target = targets.get(config["prediction"])
+    if target is None:
+        target = scheduler.get_velocity(x0, noise, t)
+    with trainer.autocast():
+        made = model(xt.contiguous(memory_format=torch.channels_last), t, condition)
+    error = F.mse_loss(made.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    parts = {f"loss_{n}": e.mean() for n, e in zip(domains, error.split(share), strict=True)}
+    return {"loss": error.mean(), **parts}
+
+
+def sample_windows(
+    model: Denoiser,
+    domain: str,
+    tokens: torch.Tensor,
+    config: Mapping[str, Any],
+    shape: tuple[int, ...],
+    trainer: Trainer,
+    steps: int = 12,
+) -> torch.Tensor:
+    """Single windows from noise and ``(n, k², d)`` tokens: ``(n, *shape)`` latents.
+
+    DPM-Solver++ with the configuration's guidance, no canvas: for a look in between only.
+    """
+    solver = DPMSolver2M(config["scheduler"], steps, 1.0)
+    projection = model.projections[domain]
+    tokens = tokens.to(trainer.device)
+    both = concatenate([projection(tokens), projection(torch.zeros_like(tokens))])
+    guidance, prediction = float(config.get("guidance", 1.0)), config["prediction"]
+    x = torch.randn((len(tokens), *shape), device=trainer.device)
+    for i, t in enumerate(solver.timesteps):
+        alpha, sigma = solver.level(i)
+        times = torch.full((2 * len(x),), t, device=x.device)
+        with trainer.autocast():
+            out = model(torch.cat([x, x]), times, both).float()
+        given, null = out.chunk(2)
+        out = null + guidance * (given - null)
+        out = to_x0(prediction, out, x, alpha, sigma)
+        x = solver.step(i, out, x, lambda _: torch.zeros(()))  # it draws no noise
+    return x
+
+
+def _sheet(
+    model: Denoiser,
+    trainer: Trainer,
+    domains: Mapping[str, Sequence[Sample]],
+    config: Mapping[str, Any],
+    factor: int,
+    decoder: Callable[[torch.Tensor], torch.Tensor],
+) -> Image.Image:
+    """Four windows per domain, and three samples from the tokens of each."""
+    rng, columns = np.random.default_rng(0), 4
+    rows = []
+    for name, samples in domains.items():
+        z, tokens = draw(samples, config, factor, 64, rng)
+        apart = spread(tokens.flatten(1), 4)  # four that show different things
+        z, tokens = z[apart], tokens[apart]
+        made = sample_windows(
+            model, name, tokens.repeat(columns - 1, 1, 1), config, tuple(z.shape[1:]), trainer
         )
-        tokens.append(points.reshape(side * side, -1))
-    return torch.stack(latents).float(), torch.from_numpy(np.stack(tokens))
+        latents = torch.cat([z, made.cpu()])
+        rows.append(decoder(latents).unflatten(0, (columns, len(z))))
+    pictures = torch.cat(rows, 1)
+    names = ["real, decoded", "sample", "another", "a third"]
+    return grid(list(zip(names, pictures, strict=True)), max(128, int(config["window"])), len(rows))
+
+
+def _shape(*parts: Mapping[str, Sequence[Sample]]) -> tuple[int, int]:
+    """Latent channels and embedding width that all samples share."""
+    found: dict[tuple[int, int], str] = {}
+    for name, samples in (pair for domains in parts for pair in domains.items()):
+        if not samples:
+            raise InputError(f"there are no samples of {name}: prepare some, or leave it out")
+        for sample in samples:
+            found.setdefault((sample.latents.shape[0], sample.field.width), name)
+    if len(found) > 1:
+        (a, one), (b, other) = list(found.items())[:2]
+        raise InputError(
+            f"samples of {one} have {a[0]} latent channels and embeddings of {a[1]}, those of "
+            f"{other} {b[0]} and {b[1]}: prepare all with one autoencoder and one width of encoders"
+        )
+    return next(iter(found))
 
 
 def train(
@@ -194,45 +215,54 @@ def train(
     factor: int,
     schedule: Schedule,
     directory: Path,
+    *,
+    runtime: Runtime | None = None,
+    validation: Mapping[str, Sequence[Sample]] | None = None,
+    decoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train one denoiser on all domains; yields metric rows.
 
     Conditions are dropped (zeroed) with probability ``unconditional``, for classifier-free
     guidance.
+
+    Parameters
+    ----------
+    validation
+        Samples of images that are not trained on, of these domains or some of them. Their
+        loss is taken with conditions, on the same windows, noise and stratified noise levels
+        every time.
+    decoder
+        Latents ``(n, c, w, w)``, float32 on the CPU → images ``(n, 3, h, w)`` in [-1, 1], for
+        the sample sheets; ``None``: no sheets.
+
+    Raises
+    ------
+    InputError
+        If a domain has no samples, or they are not of one width and number of channels.
     """
-    torch.manual_seed(int(config["seed"]))
-    first = next(iter(domains.values()))[0]
-    channels, width = first.latents.shape[0], first.field.width
+    seed = int(config["seed"])
+    torch.manual_seed(seed)
+    channels, width = _shape(domains, validation or {})
     model = Denoiser(config, list(domains), width, channels, factor)
     model = model.to(memory_format=torch.channels_last)
-    trainer = Trainer(model, directory, schedule, int(config["seed"]))
-    kind: Any = DDPMScheduler  # its methods are added by a decorator
-    scheduler = kind(prediction_type=config["prediction"], **config["scheduler"])
-    share = int(config["batch"]) // len(domains)
-    drop = float(config["unconditional"])
+    trainer = Trainer(model, directory, schedule, seed, runtime or Runtime())
+    drop, apart = float(config["unconditional"]), validation or {}
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        clean, conditions = [], []
-        for name, samples in domains.items():
-            z, tokens = draw(samples, config, factor, share, rng)
-            keep = torch.from_numpy(rng.random(share) >= drop).float()
-            clean.append(z)
-            conditions.append(model.projections[name](tokens * keep[:, None, None]))
-        x0 = torch.cat(clean)
-        condition = concatenate(conditions)
-        noise = torch.randn_like(x0)
-        # Stratified over the batch: every step sees the whole range of noise levels.
-        u = (torch.randperm(len(x0)) + torch.rand(len(x0))) / len(x0)
-        t = (u * scheduler.config.num_train_timesteps).long()
-        xt = scheduler.add_noise(x0, noise, t)
-        target = scheduler.get_velocity(x0, noise, t)
-        with torch.autocast("cpu", torch.bfloat16):
-            made = model(xt.contiguous(memory_format=torch.channels_last), t, condition)
-        error = F.mse_loss(made.float(), target, reduction="none").mean(dim=(1, 2, 3))
-        parts = {f"loss_{n}": e.mean() for n, e in zip(domains, error.split(share), strict=True)}
-        return {"loss": error.mean(), **parts}
+        return denoising_terms(model, trainer, domains, config, factor, drop, rng)
 
-    yield from trainer.run(loss, log_every=50)
+    def held_out(module: Any, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        return denoising_terms(module, trainer, apart, config, factor, 0.0, rng)
+
+    def sheet(module: Any) -> Image.Image:
+        assert decoder is not None
+        return _sheet(module, trainer, apart or domains, config, factor, decoder)
+
+    yield from trainer.run(
+        loss,
+        validate=fixed_batches(held_out, 4, seed) if apart else None,
+        sheet=sheet if decoder else None,
+    )
 
 
 def result(
@@ -245,6 +275,5 @@ def result(
 ) -> Denoiser:
     """The averaged denoiser of a run that was trained in ``directory``."""
     model = Denoiser(config, domains, width, channels, factor)
-    averaged = Trainer(model, directory, Schedule(steps=0)).averaged
-    assert isinstance(averaged, Denoiser)
-    return averaged.eval()
+    restore(model, directory)
+    return model.eval()

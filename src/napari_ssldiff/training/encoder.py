@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,15 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from napari_ssldiff.training.augment import view
 from napari_ssldiff.training.data import ImageSet, draw_crops
-from napari_ssldiff.training.loop import Schedule, Trainer
+from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
+from napari_ssldiff.training.sheets import grid, lattice_cells, nearest
+from napari_ssldiff.training.validation import Groups, fixed_batches
+from napari_ssldiff.training.weights import restore
 
 
 def build(network: dict[str, Any], width: int) -> nn.Module:
@@ -31,6 +35,9 @@ def build(network: dict[str, Any], width: int) -> nn.Module:
 class Pretext(nn.Module):
     """Backbone and the projector that only training needs."""
 
+    #: Children whose weights may be given without the others'.
+    separable = ("backbone", "projector")
+
     def __init__(self, network: dict[str, Any], width: int, projector: int) -> None:
         super().__init__()
         self.backbone = build(network, width)
@@ -42,13 +49,15 @@ class Pretext(nn.Module):
             nn.Linear(projector, projector),
         )
 
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """``(n, 3, s, s)`` normalised images → ``(n, features)`` before the head."""
+        maps = self.backbone.forward_features(images)  # type: ignore[operator]
+        out: torch.Tensor = self.backbone.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+        return out
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """``(n, 3, s, s)`` normalised images → ``(n, projector)``."""
-        features = self.backbone.forward_head(  # type: ignore[operator]
-            self.backbone.forward_features(images),  # type: ignore[operator]
-            pre_logits=True,
-        )
-        return self.projector(features.float())  # type: ignore[no-any-return]
+        return self.projector(self.features(images).float())  # type: ignore[no-any-return]
 
 
 def vicreg(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -67,9 +76,9 @@ def simclr(a: torch.Tensor, b: torch.Tensor, temperature: float = 0.2) -> torch.
     """Normalised temperature-scaled cross entropy (Chen et al. 2020)."""
     z = F.normalize(torch.cat([a, b]), dim=1)
     similarity = z @ z.T / temperature
-    similarity = similarity.masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
-    target = torch.cat([torch.arange(len(a), len(z)), torch.arange(len(a))])
-    return F.cross_entropy(similarity, target)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    similarity = similarity.masked_fill(itself, -1e9)
+    return F.cross_entropy(similarity, torch.arange(len(z), device=z.device).roll(len(a)))
 
 
 OBJECTIVES = {"vicreg": vicreg, "simclr": simclr}
@@ -80,33 +89,84 @@ def normalise_input(images: torch.Tensor) -> torch.Tensor:
     return (images - 0.5) / 0.25
 
 
+def _terms(
+    model: Pretext,
+    trainer: Trainer,
+    groups: Groups,
+    config: Mapping[str, Any],
+    step: int,
+    rng: np.random.Generator,
+) -> dict[str, torch.Tensor]:
+    """The objective on the batch of ``step``, which comes from one domain."""
+    sets, aug = groups[step % len(groups)]
+    size = int(config["input"])
+    crops = draw_crops(sets, size * 3 // 2, int(config["batch"]), rng).to(trainer.device)
+    views = [normalise_input(view(crops, size, rng, **config["view"], **aug)) for _ in range(2)]
+    images = torch.cat(views).contiguous(memory_format=torch.channels_last)
+    with trainer.autocast():
+        z = model(images)
+    a, b = z.float().chunk(2)
+    return {"loss": OBJECTIVES[config["objective"]](a, b)}
+
+
+def _sheet(model: Pretext, trainer: Trainer, groups: Groups, size: int) -> Image.Image:
+    """Six cells per domain, each with those of 600 whose features are nearest."""
+    queries, neighbours = 6, 8
+    rows = []
+    for sets, _ in groups:
+        cells = lattice_cells(sets, size, 600, seed=0)
+        if len(cells) <= neighbours:  # images smaller than a few cells
+            cells = draw_crops(sets, size, 2 * neighbours, np.random.default_rng(0))
+        parts = normalise_input(cells.to(trainer.device).float() / 255).split(200)
+        with trainer.autocast():
+            features = torch.cat([model.features(part) for part in parts])
+        order = nearest(features.float().cpu(), queries, neighbours)
+        rows.append(cells[order].float() / 127.5 - 1)
+    pictures = torch.cat(rows).unbind(1)
+    names = ["query", *(str(i + 1) for i in range(neighbours))]
+    return grid(list(zip(names, pictures, strict=True)), max(size, 64), len(groups))
+
+
 def train(
-    groups: Sequence[tuple[Sequence[ImageSet], dict[str, Any]]],
+    groups: Groups,
     config: dict[str, Any],
     schedule: Schedule,
     directory: Path,
+    *,
+    runtime: Runtime | None = None,
+    validation: Groups | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train; yields metric rows.
 
     Each batch comes from one domain, in turn: with mixed batches the objective is content to
     tell domains apart.
+
+    Parameters
+    ----------
+    groups
+        Domains, each with its image sets and its augmentation (``stain``, ``season``, …).
+    config
+        ``network``, ``width``, ``input``, ``objective``, ``projector``, ``batch``, ``view``.
+    validation
+        The same of images that are not trained on.
     """
-    torch.manual_seed(int(config["seed"]))
+    seed, size = int(config["seed"]), int(config["input"])
+    torch.manual_seed(seed)
     model = Pretext(config["network"], int(config["width"]), int(config["projector"]))
-    trainer = Trainer(model, directory, schedule, int(config["seed"]))
-    objective, size = OBJECTIVES[config["objective"]], int(config["input"])
+    trainer = Trainer(model, directory, schedule, seed, runtime or Runtime())
+    apart = validation or ()
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        sets, aug = groups[step % len(groups)]
-        crops = draw_crops(sets, size * 3 // 2, int(config["batch"]), rng)
-        views = [normalise_input(view(crops, size, rng, **config["view"], **aug)) for _ in range(2)]
-        images = torch.cat(views).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            z = model(images)
-        a, b = z.float().chunk(2)
-        return {"loss": objective(a, b)}
+        return _terms(model, trainer, groups, config, step, rng)
 
-    yield from trainer.run(loss)
+    def held_out(module: Any, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        return _terms(module, trainer, apart, config, step, rng)
+
+    yield from trainer.run(
+        loss,
+        validate=fixed_batches(held_out, max(4, len(apart)), seed) if apart else None,
+        sheet=lambda module: _sheet(module, trainer, apart or groups, size),  # type: ignore[arg-type]
+    )
 
 
 @torch.no_grad()
@@ -127,8 +187,8 @@ def result(
     cosine between unrelated cells.
     """
     model = Pretext(config["network"], int(config["width"]), int(config["projector"]))
-    trainer = Trainer(model, directory, Schedule(steps=0))
-    backbone = trainer.averaged.get_submodule("backbone").eval()
+    restore(model, directory)
+    backbone = model.eval().backbone
     rng = np.random.default_rng(int(config["seed"]))
     size = int(config["input"])
     features = []
@@ -136,8 +196,7 @@ def result(
         crops = draw_crops(group, size, cells // len(sets), rng)
         for part in crops.split(256):
             x = normalise_input(part.float() / 255)
-            maps = backbone.forward_features(x)  # type: ignore[operator]
-            features.append(backbone.forward_head(maps, pre_logits=True))  # type: ignore[operator]
+            features.append(model.features(x))
     f = torch.cat(features)
     mean = f.mean(0)
     _, s, axes = torch.linalg.svd(f - mean, full_matrices=False)
@@ -145,7 +204,7 @@ def result(
     backbone.fc.weight.copy_(head)  # type: ignore[union-attr,operator]
     backbone.fc.bias.copy_(-(head @ mean))  # type: ignore[union-attr,operator]
     unit = F.normalize((f - mean) @ head.T, dim=1)
-    other = unit[torch.randperm(len(unit))]
+    other = unit[torch.from_numpy(rng.permutation(len(unit)))]
     kept = float(s[: len(head)].square().sum() / s.square().sum())
     cosine = float((unit * other).sum(1).mean())
     return backbone, {"explained_variance": kept, "unrelated_cosine": cosine}

@@ -7,62 +7,42 @@ the step.
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from PIL import Image
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from napari_ssldiff.errors import InputError
+from napari_ssldiff.training.curves import draw_curves
+from napari_ssldiff.training.progress import Journal, Means, Watch, eta_minutes, read_rows
+from napari_ssldiff.training.runtime import Interrupts, Runtime, cpu_threads
+from napari_ssldiff.training.schedule import Schedule
+from napari_ssldiff.training.state import (
+    check_room,
+    nbytes,
+    read_marker,
+    read_tensors,
+    write_state,
+    writing,
+)
+from napari_ssldiff.training.weights import SHARD, initialise, write_shards
 
-Loss = Callable[[int, np.random.Generator], dict[str, torch.Tensor]]
+__all__ = ["Runtime", "Schedule", "Trainer"]
 
+#: ``loss(step, rng)``: named scalars; ``"loss"`` is minimised.
+Loss = Callable[[int, np.random.Generator], Mapping[str, torch.Tensor]]
+#: ``validate(averaged module)``: named scalars; ``"loss"`` becomes the row's ``validation``.
+Validate = Callable[[torch.nn.Module], Mapping[str, torch.Tensor]]
+#: ``sheet(averaged module)``: a picture that shows what the network can do by now.
+Sheet = Callable[[torch.nn.Module], Image.Image]
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast.
-
-    Parameters
-    ----------
-    steps
-        Number of optimiser steps.
-    minutes
-        Time box of this call; ``None`` means until ``steps``. The learning rate follows
-        whichever of the two is further on, so a time-boxed run still ends at rate 0.
-    lr
-        Peak learning rate of AdamW, after ``warmup`` steps; cosine to 0 from then on.
-    ema
-        Decay of the exponential moving average of the weights.
-    """
-
-    steps: int
-    minutes: float | None = None
-    lr: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 0.01
-    ema: float = 0.998
-    clip: float = 1.0
-    save_every: float = 120.0
-
-    def rate(self, step: int, progress: float) -> float:
-        """Learning rate at ``step`` when ``progress`` in [0, 1] of the run is over."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup))
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def _flatten(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"optimiser.{index}.{key}": value
-        for index, state in optimiser.state_dict()["state"].items()
-        for key, value in state.items()
-    }
+_ANYWHERE = Runtime()
 
 
 class Trainer:
@@ -71,32 +51,75 @@ class Trainer:
     Parameters
     ----------
     module
-        What is trained; its parameters and buffers are the weights.
+        What is trained; its parameters and buffers are the weights. It is moved to the device.
     directory
-        Where ``state.safetensors``, ``state.json`` and ``metrics.jsonl`` go.
+        Where the state, ``metrics.jsonl``, ``run.json``, curves, sample sheets and weights go.
+        A state that is there already goes on.
     schedule
         Steps, time and rates.
     seed
-        Batches are drawn from ``default_rng([seed, step])``.
+        Batches are drawn from ``default_rng([seed, step])``; torch's generators, the device's
+        included, are seeded by seed and step.
+    runtime
+        Device, precision, threads and weights to start from.
+
+    Raises
+    ------
+    InputError
+        If the runtime cannot be had, the weights to start from do not fit, or the folder holds
+        the state of another network.
+    OutputError
+        If the folder cannot be written.
     """
 
     def __init__(
-        self, module: torch.nn.Module, directory: Path, schedule: Schedule, seed: int = 0
+        self,
+        module: torch.nn.Module,
+        directory: Path,
+        schedule: Schedule,
+        seed: int = 0,
+        runtime: Runtime = _ANYWHERE,
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.module, self.directory, self.schedule, self.seed = module, directory, schedule, seed
-        self.step, self.elapsed, self._saved = 0, 0.0, 1
-        self.optimiser = torch.optim.AdamW(
-            [p for p in module.parameters() if p.requires_grad],
-            lr=schedule.lr,
-            weight_decay=schedule.weight_decay,
-            betas=(0.9, 0.99),
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.schedule, self.seed = directory, schedule, seed
+        self.runtime, self.hardware = runtime, runtime.resolve()
+        self.step, self.elapsed = 0, 0.0
+        state = read_marker(directory)
+        facts: dict[str, Any] = {
+            "hardware": self.hardware.describe(),
+            "torch": torch.__version__,
+            "precision": self.hardware.precision,
+            "device": str(self.hardware.device),
+        }
+        if state is None and runtime.init is not None:
+            fresh = initialise(module, runtime.init)
+            facts["init"] = {"from": runtime.init.name, "fresh": fresh}
+        self.module = module.to(self.hardware.device)
+        self._accelerator = self.hardware.accelerator()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        self._adam = torch.optim.AdamW(
+            parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
+        )
+        self.optimiser: Any = self._accelerator.prepare_optimizer(
+            self._adam, device_placement=False
         )
         self.average = AveragedModel(
             module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=False
         )
-        if (directory / "state.json").exists():
-            self._resume()
+        self._means, self._journal = Means(), Journal(directory, facts)
+        if state is not None:
+            self._resume(state)
+        self._safe, self._exported = self.step, -1  # steps that are on the disk
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is; move what it is given there."""
+        return self.hardware.device
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Mixed precision, for the forward pass only: take losses of ``.float()`` outside."""
+        return self.hardware.autocast()
 
     @property
     def averaged(self) -> torch.nn.Module:
@@ -105,97 +128,214 @@ class Trainer:
             mine.copy_(theirs)
         return self.average.module
 
-    def _resume(self) -> None:
-        info = json.loads((self.directory / "state.json").read_text())
-        state = load_file(self.directory / info["file"])
-        model = {k[6:]: v for k, v in state.items() if k.startswith("model.")}
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done or the time box is full."""
+        return self.step >= self.schedule.steps or self.elapsed >= self.schedule.budget
+
+    def _resume(self, info: Mapping[str, Any]) -> None:
+        state = read_tensors(self.directory / info["file"])
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+        optimiser = self._adam.state_dict()
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in part("optimiser.").items():
+            index, name = key.split(".")
+            slots.setdefault(int(index), {})[name] = value
+        optimiser["state"] = slots
         try:
-            self.module.load_state_dict(model)
-        except RuntimeError:
+            self.module.load_state_dict(part("model."))
+            self.average.load_state_dict(part("average."))
+            self._adam.load_state_dict(optimiser)
+        except (RuntimeError, ValueError):
             raise InputError(
                 f"{self.directory} holds the state of another network; choose another folder"
             ) from None
-        self.average.load_state_dict(
-            {k[8:]: v for k, v in state.items() if k.startswith("average.")}
-        )
-        optimiser = self.optimiser.state_dict()
-        slots: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in state.items():
-            if key.startswith("optimiser."):
-                _, index, name = key.split(".")
-                slots.setdefault(int(index), {})[name] = value
-        optimiser["state"] = slots
-        self.optimiser.load_state_dict(optimiser)
-        self.step, self.elapsed = int(info["step"]), float(info["elapsed"])
-        self._saved = int(info["file"].removeprefix("state-").removesuffix(".safetensors"))
-        self._forget_later_metrics()
+        if self._accelerator.scaler is not None and info.get("scaler"):
+            self._accelerator.scaler.load_state_dict(info["scaler"])
+        self.step, self.elapsed = info["step"], float(info["elapsed"])
+        self._means = Means(info.get("sums"), int(info.get("count", 0)))
 
-    def _forget_later_metrics(self) -> None:
-        """Drop rows of steps after the checkpoint; they will be made again."""
-        path = self.directory / "metrics.jsonl"
-        if not path.exists():
-            return
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-        if len(kept) < len(lines):
-            partial = path.with_name(".metrics.jsonl.partial")
-            partial.write_text("".join(kept))
-            partial.replace(path)
-
-    def save(self) -> None:
-        """Write the state; the JSON that names it is replaced last."""
-        # Never over the file that state.json names: a kill between the two renames must leave a
-        # pair that fits.
-        self._saved = 1 - self._saved
-        name = f"state-{self._saved}.safetensors"
+    def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"model.{k}": v for k, v in self.module.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        tensors |= _flatten(self.optimiser)
-        tensors = {k: v.detach().clone().contiguous().cpu() for k, v in tensors.items()}
-        partial = self.directory / f".{name}.partial"
-        save_file(tensors, partial)
-        partial.replace(self.directory / name)
-        info = {"step": self.step, "elapsed": self.elapsed, "file": name}
-        marker = self.directory / ".state.json.partial"
-        marker.write_text(json.dumps(info))
-        marker.replace(self.directory / "state.json")
+        for index, slots in self._adam.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": v for k, v in slots.items()}
+        return tensors
 
-    def run(self, loss: Loss, log_every: int = 20) -> Iterator[dict[str, Any]]:
-        """Train; yields a row of metrics every ``log_every`` steps and after the last one.
+    def save(self) -> None:
+        """Write the state.
 
-        ``loss(step, rng)`` returns named scalar tensors; ``"loss"`` is minimised.
+        Raises
+        ------
+        InputError
+            If the loss is no number any more; such a state is worth nothing.
+        OutputError
+            If the disk is full or read-only; the state before is untouched.
         """
-        start, saved = time.monotonic(), time.monotonic()
-        before = self.elapsed
-        budget = self.schedule.minutes * 60 if self.schedule.minutes else math.inf
-        sums: dict[str, float] = {}
-        count = 0
-        while self.step < self.schedule.steps and self.elapsed < budget:
-            progress = max(self.step / self.schedule.steps, self.elapsed / budget)
-            rate = self.schedule.rate(self.step, progress)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            rng = np.random.default_rng([self.seed, self.step])
-            torch.manual_seed(self.seed * 1_000_003 + self.step)
-            terms = loss(self.step, rng)
-            self.optimiser.zero_grad(set_to_none=True)
-            terms["loss"].backward()
-            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.schedule.clip)
-            self.optimiser.step()
-            self.average.update_parameters(self.module)
-            self.step += 1
-            self.elapsed = before + time.monotonic() - start
-            for key, value in terms.items():
-                sums[key] = sums.get(key, 0.0) + float(value.detach())
-            count += 1
-            last = self.step >= self.schedule.steps or self.elapsed >= budget
-            if self.step % log_every == 0 or last:
-                row = {"step": self.step, "minutes": round(self.elapsed / 60, 3), "lr": rate}
-                row |= {k: round(v / count, 6) for k, v in sums.items()}
-                sums, count = {}, 0
-                with (self.directory / "metrics.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                if last or time.monotonic() - saved > self.schedule.save_every:
-                    self.save()
-                    saved = time.monotonic()
-                yield row
+        self._check_loss()
+        scaler = self._accelerator.scaler
+        info = {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "sums": self._means.sums,
+            "count": self._means.count,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        write_state(self.directory, self._tensors(), info)
+        self._safe = self.step
+        self._journal.reached(self.step)
+
+    def export(self, prefix: Path, shard_bytes: int = SHARD) -> list[Path]:
+        """Write the averaged weights as fp16 ``PREFIX-1-of-N.safetensors`` …; returns the paths.
+
+        Files hold at most ``shard_bytes`` (one tensor larger than that stands alone), so that
+        they can be kept where large files cannot.
+        """
+        return write_shards(prefix, self.averaged.state_dict(), shard_bytes)
+
+    def _leave(self) -> None:
+        """Put everything on the disk that is not there yet."""
+        if self._safe != self.step:
+            self.save()
+        if self._exported != self.step:
+            self.export(self.directory / "weights")
+            self._exported = self.step
+
+    def _check_loss(self) -> None:
+        if not self._means.finite:
+            raise InputError(
+                f"the loss became nan or inf before step {self.step}; train {self.directory} "
+                f"again from step {self._safe} with a lower lr, or with precision no"
+            )
+
+    def run(
+        self,
+        loss: Loss,
+        validate: Validate | None = None,
+        log_every: int | None = None,
+        sheet: Sheet | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Train; yields rows of metrics, and leaves ``weights-*.safetensors`` behind.
+
+        A row comes every ``log_every`` steps (default: the schedule's), with every validation
+        and at the end. It holds ``step``, ``minutes``, ``lr``, ``steps_per_second``,
+        ``eta_minutes``, the means of what ``loss`` returned since the row before and, where
+        due, ``validation``.
+
+        SIGINT and SIGTERM, if this is the main thread, are held back until the step is done and
+        saved; so is the closing of this generator.
+
+        Parameters
+        ----------
+        loss
+            ``loss(step, rng)`` returns named scalar tensors; ``"loss"`` is minimised.
+        validate
+            Called with the averaged module in evaluation mode, without gradients and with torch
+            seeded; its ``"loss"`` is the row's ``validation``, other names get the prefix
+            ``validation_``.
+        sheet
+            Called likewise; its picture becomes ``samples-STEP.png``.
+
+        Raises
+        ------
+        InputError
+            If the loss becomes nan or inf.
+        OutputError
+            If the disk is full.
+        """
+        if self.finished:
+            if self.step:
+                self._leave()
+            return
+        # While a state is written the one before is still there.
+        moments = sum(p.numel() * p.element_size() * 2 for g in self._groups for p in g["params"])
+        fixed = {k: v for k, v in self._tensors().items() if not k.startswith("optimiser.")}
+        check_room(self.directory, (nbytes(fixed) + moments) * (1 if self.step else 2))
+        self._journal.begin(self.step)
+        watch = Watch(self.step, self.elapsed)
+        while not self.finished:
+            row: dict[str, Any] | None = None
+            with Interrupts() as interrupts, cpu_threads(self.runtime.threads):
+                while row is None and not self.finished and interrupts.caught is None:
+                    rate = self._train(loss)
+                    self.elapsed = watch.elapsed
+                    row = self._report(rate, validate, log_every, watch)
+                    self._keep(sheet, watch)
+                if interrupts.caught is not None or self.finished:
+                    self._leave()
+            if interrupts.caught is not None:
+                signal.raise_signal(interrupts.caught)
+            if row is not None:
+                try:
+                    yield row
+                except GeneratorExit:
+                    self._leave()
+                    raise
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self._adam.param_groups
+
+    def _train(self, loss: Loss) -> float:
+        """One step; returns its learning rate."""
+        progress = max(self.step / self.schedule.steps, self.elapsed / self.schedule.budget)
+        rate = self.schedule.rate(self.step, progress)
+        for group in self._groups:
+            group["lr"] = rate
+        rng = np.random.default_rng([self.seed, self.step])
+        torch.manual_seed(self.seed * 1_000_003 + self.step)
+        terms = loss(self.step, rng)
+        self.optimiser.zero_grad()
+        self._accelerator.backward(terms["loss"])
+        self._accelerator.clip_grad_norm_(self.module.parameters(), self.schedule.clip)
+        self.optimiser.step()
+        self.average.update_parameters(self.module)
+        self.step += 1
+        self._means.add(terms)
+        return rate
+
+    def _report(
+        self, rate: float, validate: Validate | None, every: int | None, watch: Watch
+    ) -> dict[str, Any] | None:
+        plan = self.schedule
+        due = validate is not None and (self.step % plan.validate_every == 0 or self.finished)
+        if not (due or self.finished or self.step % (every or plan.log_every) == 0):
+            return None
+        pace = watch.pace(self.step)
+        eta = eta_minutes(self.step, plan.steps, self.elapsed, plan.budget, pace)
+        row: dict[str, Any] = {"step": self.step, "minutes": round(self.elapsed / 60, 3)}
+        row |= {"lr": rate, "steps_per_second": round(1 / pace, 3), "eta_minutes": round(eta, 2)}
+        self._check_loss()
+        row |= self._means.take()
+        if due and validate is not None:
+            with torch.no_grad():
+                terms = validate(self._shown())
+            row |= {
+                "validation" if k == "loss" else f"validation_{k}": round(float(v), 6)
+                for k, v in terms.items()
+            }
+        self._journal.append(row)
+        return row
+
+    def _shown(self) -> torch.nn.Module:
+        """The averaged module as others see it, with torch seeded."""
+        torch.manual_seed(self.seed)
+        return self.averaged.eval()
+
+    def _keep(self, sheet: Sheet | None, watch: Watch) -> None:
+        """Save, and draw, when it is time."""
+        if self.finished or watch.since("save") > self.schedule.save_every:
+            self.save()
+            with writing(self.directory):
+                rows = read_rows(self.directory / "metrics.jsonl")
+                draw_curves(rows, self.directory / "curves.png")
+            watch.mark("save")
+        if sheet and (self.finished or watch.since("sheet") > self.schedule.sheet_every):
+            with torch.no_grad():
+                picture = sheet(self._shown())
+            with writing(self.directory):
+                picture.save(self.directory / f"samples-{self.step}.png")
+            watch.mark("sheet")

@@ -1,99 +1,53 @@
-"""Stages of a training run, from a configuration and a data folder to an installable model.
+"""Stages of a training run, from a configuration and images to an installable model.
 
-    autoencoder   one for all domains
     encoder       one per domain
     encoder-eval  one for all domains, of another objective, for measurement only
+    autoencoder   one for all domains
     diffusion     one network, one projection per domain
+    distil        a student of it that needs few steps
     bundle        weights as fp16 safetensors, with a card per domain
 
-Stages run in that order into one folder; each goes on where it was stopped.
+Stages run into one folder; each goes on where it was stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-
-from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.training import autoencoder, diffusion, encoder
-from napari_ssldiff.training.data import ImageSet, load_sets
+from napari_ssldiff.training.config import DEFAULT_CONFIG, read_config
 from napari_ssldiff.training.loop import Schedule
+from napari_ssldiff.training.prepared import Prepared
+from napari_ssldiff.training.runtime import Runtime
 
-STAGES = ("autoencoder", "encoder", "encoder-eval", "diffusion", "bundle")
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
+__all__ = ["DEFAULT_CONFIG", "STAGES", "Pipeline", "read_config"]
 
+STAGES = ("encoder", "encoder-eval", "autoencoder", "diffusion", "distil", "bundle")
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a training configuration.
-
-    Raises
-    ------
-    InputError
-        If it is missing or lacks a section.
-    """
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from None
-    needed = ("domains", "autoencoder", "encoder", "encoder-eval", "diffusion")
-    missing = [k for k in needed if not isinstance(config, dict) or k not in config]
-    if missing:
-        raise InputError(f"the configuration {path} lacks {', '.join(missing)}")
-    return dict(config)
+_ANYWHERE = Runtime()
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """One configuration, one data folder, one output folder.
+class Pipeline(Prepared):
+    """One configuration, its images, one output folder: runs the stages."""
 
-    Parameters
-    ----------
-    config
-        See ``configs/demo.yaml``.
-    data
-        Folder that the configuration's globs are relative to.
-    output
-        Where states, metrics and results go.
-    """
-
-    config: dict[str, Any]
-    data: Path
-    output: Path
-
-    @property
-    def domains(self) -> list[str]:
-        """Names of the domains."""
-        return list(self.config["domains"])
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent."""
-        network = self.config["autoencoder"]["network"]
-        return int(self.config["autoencoder"]["patch"]) * int(
-            2 ** (len(network["block_out_channels"]) - 1)
-        )
-
-    def sets(self, domain: str, kind: str) -> tuple[ImageSet, ...]:
-        """Image sets of a domain; ``kind`` is ``"pixels"`` or ``"encoder"``."""
-        part = self.config["domains"][domain]
-        return load_sets(self.data, part[kind], float(part["resolution"]))
-
-    def _groups(
-        self, domains: Sequence[str], kind: str
-    ) -> list[tuple[tuple[ImageSet, ...], dict[str, Any]]]:
-        return [(self.sets(d, kind), dict(self.config["domains"][d]["augment"])) for d in domains]
-
-    def _schedule(self, section: str, minutes: float | None) -> Schedule:
-        return Schedule(minutes=minutes, **self.config[section]["schedule"])
+    def schedule(self, stage: str, minutes: float | None, steps: int | None) -> Schedule:
+        """The configuration's, boxed and cut as asked."""
+        plan = dict(self.config[stage]["schedule"])
+        return Schedule(minutes=minutes, **(plan if steps is None else {**plan, "steps": steps}))
 
     def train(
-        self, stage: str, minutes: float | None = None, domain: str | None = None
+        self,
+        stage: str,
+        minutes: float | None = None,
+        domain: str | None = None,
+        *,
+        steps: int | None = None,
+        runtime: Runtime = _ANYWHERE,
     ) -> Iterator[dict[str, Any]]:
         """Run a stage; yields rows of metrics.
 
@@ -103,6 +57,10 @@ class Pipeline:
             Time box of the whole stage, earlier calls included.
         domain
             Of the stage ``encoder``; by default all, one after the other.
+        steps
+            Instead of the configuration's.
+        runtime
+            Device, precision, threads, weights to start from.
 
         Raises
         ------
@@ -111,75 +69,69 @@ class Pipeline:
         """
         if stage not in STAGES[:-1]:
             raise InputError(f"unknown training stage {stage!r}: {', '.join(STAGES)} are known")
-        if stage == "autoencoder":
-            groups = self._groups(self.domains, "pixels")
-            yield from autoencoder.train(
-                groups, self.config[stage], self._schedule(stage, minutes), self.output / stage
-            )
-        elif stage == "encoder":
-            for name in [domain] if domain else self.domains:
-                yield from encoder.train(
-                    self._groups([name], "encoder"),
-                    self.config[stage],
-                    self._schedule(stage, minutes),
-                    self.output / f"encoder-{name}",
-                )
-        elif stage == "encoder-eval":
-            yield from encoder.train(
-                self._groups(self.domains, "encoder"),
-                self.config[stage],
-                self._schedule(stage, minutes),
-                self.output / stage,
-            )
-        else:
-            samples = {d: self.samples(d) for d in self.domains}
+        if stage not in self.config:
+            raise InputError(f"the configuration has no section {stage}")
+        plan = self.schedule(stage, minutes, steps)
+        for name in self.parts(stage, domain):
+            yield from self.start(stage, name, plan, self.folder(stage, name), runtime)
+
+    def parts(self, stage: str, domain: str | None = None) -> list[str | None]:
+        """Domains that a stage treats one by one, or ``[None]`` where it treats all at once."""
+        if stage != "encoder":
+            return [None]
+        return [domain] if domain else list(self.domains)
+
+    def start(
+        self,
+        stage: str,
+        domain: str | None,
+        plan: Schedule,
+        folder: Path,
+        runtime: Runtime,
+        rehearsal: bool = False,
+    ) -> Iterator[dict[str, Any]]:
+        """Train one part of a stage in ``folder``.
+
+        Parameters
+        ----------
+        rehearsal
+            On noise instead of samples and without validation: what takes as long as the real
+            thing, for as many steps as the caller lets it.
+        """
+        config = self.config[stage]
+        if stage in ("encoder", "encoder-eval", "autoencoder"):
+            names = [domain] if domain else self.domains
+            kind = "pixels" if stage == "autoencoder" else "encoder"
+            run: Any = autoencoder.train if stage == "autoencoder" else encoder.train
+            held = [] if rehearsal else self.images.groups(names, kind, "validation")
+            groups = self.images.groups(names, kind)
+            yield from run(groups, config, plan, folder, runtime=runtime, validation=held or None)
+            return
+        samples = self.noise() if rehearsal else self.every_sample("train", runtime)
+        if stage == "diffusion":
+            aside = {} if rehearsal else self.every_sample("validation", runtime)
             yield from diffusion.train(
                 samples,
-                self.config[stage],
-                self.factor,
-                self._schedule(stage, minutes),
-                self.output / stage,
-            )
-
-    def encoder(self, domain: str) -> torch.nn.Module:
-        """The trained encoder of a domain."""
-        model, _ = encoder.result(
-            [self.sets(domain, "encoder")],
-            self.config["encoder"],
-            self.output / f"encoder-{domain}",
-        )
-        return model
-
-    def evaluation_encoder(self) -> torch.nn.Module:
-        """The trained encoder for measurement."""
-        sets = [self.sets(d, "encoder") for d in self.domains]
-        model, _ = encoder.result(sets, self.config["encoder-eval"], self.output / "encoder-eval")
-        return model
-
-    def autoencoder(self) -> Autoencoder:
-        """The trained autoencoder, its latents standardised."""
-        model = autoencoder.result(self.config["autoencoder"], self.output / "autoencoder")
-        crops = [autoencoder.calibration_images(self.sets(d, "pixels"), 24) for d in self.domains]
-        autoencoder.calibrate(model, torch.cat(crops), self.factor)
-        return model
-
-    def samples(self, domain: str) -> list[diffusion.Sample]:
-        """Prepared latents and fields of a domain, from the output folder where they are."""
-        path = self.output / f"samples-{domain}.safetensors"
-        if path.exists():
-            return diffusion.load_samples(path)
-        config = self.config["diffusion"]
-        part = self.config["domains"][domain]
-        prepared = list(
-            diffusion.prepare(
-                self.sets(domain, "pixels"),
-                part["augment"],
-                self.encoder(domain),
-                self.autoencoder(),
                 config,
-                int(config["versions"][domain]),
+                self.factor,
+                plan,
+                folder,
+                runtime=runtime,
+                validation=aside or None,
+                decoder=None if rehearsal else self.decoder(),
             )
+            return
+        from napari_ssldiff.training import distil
+
+        aside = {} if rehearsal else self.every_sample("validation", runtime)
+        yield from distil.train(
+            samples,
+            config,
+            self.config["diffusion"],
+            self.factor,
+            plan,
+            folder,
+            teacher=self.denoiser(),
+            runtime=runtime,
+            validation=aside or None,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        diffusion.save_samples(path, prepared)
-        return prepared

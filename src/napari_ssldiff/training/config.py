@@ -1,0 +1,332 @@
+"""The YAML that defines a family of models: found, read, checked key by key.
+
+A specification maps keys to what their values are; a trailing ``?`` marks a key that may be left
+out. Networks, cards and losses are free: the libraries and stages that take them know their keys.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from napari_ssldiff.errors import InputError, OutputError
+from napari_ssldiff.scenes import PixelSize
+
+CONFIGS = Path(__file__).parent / "configs"
+DEFAULT_CONFIG = CONFIGS / "demo.yaml"
+OWN_CONFIG = CONFIGS / "own.yaml"
+#: Where a run keeps the configuration that it was started with.
+KEPT = "config.yaml"
+
+_NUMBER = (int, float)
+_TEXT_OR_NUMBER = (str, int, float)
+_FOLDS = {"table": str, "key": str, "fold": str}
+_ENTRY = {
+    "name": str,
+    "glob?": str,
+    "pixel_size?": _NUMBER,
+    "weight?": _NUMBER,
+    "tissue?": bool,
+    "aspect?": _NUMBER,
+    "limit?": int,
+    "budget_mb?": _NUMBER,
+    "folds?": _FOLDS,
+}
+_DOMAIN = {
+    "model": str,
+    "resolution": _TEXT_OR_NUMBER,
+    "unit": str,
+    "card": dict,
+    "pixels": [_ENTRY],
+    "encoder": [_ENTRY],
+    "augment": {"stain?": _NUMBER, "light?": _NUMBER, "season?": _NUMBER},
+    "hardware?": str,
+}
+_SCHEDULE = {
+    "steps": int,
+    "lr?": _NUMBER,
+    "warmup?": int,
+    "ema?": _NUMBER,
+    "weight_decay?": _NUMBER,
+    "clip?": _NUMBER,
+    "save_every?": _NUMBER,
+    "sheet_every?": _NUMBER,
+    "validate_every?": int,
+    "log_every?": int,
+}
+_ENCODER = {
+    "input": int,
+    "width": int,
+    "network": dict,
+    "objective": str,
+    "projector": int,
+    "batch": int,
+    "view": dict,
+    "seed": int,
+    "schedule": _SCHEDULE,
+}
+_CONFIG: dict[str, Any] = {
+    "name?": str,
+    "seed?": int,
+    "validation?": _TEXT_OR_NUMBER,
+    "domains": dict,
+    "autoencoder": {
+        "seed": int,
+        "patch": int,
+        "linear": int,
+        "network": dict,
+        "crops": list,
+        "pixels": int,
+        "latent_noise": _NUMBER,
+        "coarse_to_fine?": _NUMBER,
+        "loss": dict.fromkeys(("l1", "edge", "spectrum", "power", "whiteness"), _NUMBER),
+        "schedule": _SCHEDULE,
+    },
+    "encoder": _ENCODER,
+    "encoder-eval": _ENCODER,
+    "diffusion": {
+        "seed": int,
+        "window": int,
+        "cell": int,
+        "unconditional": _NUMBER,
+        "guidance": _NUMBER,
+        "hardware?": str,
+        "prediction": str,
+        "scheduler": dict,
+        "spatial": int,
+        "context": int,
+        "network": dict,
+        "batch": int,
+        "versions": (int, dict),
+        "schedule": _SCHEDULE,
+    },
+    "distil?": {
+        "seed": int,
+        "rank": int,
+        "alpha": _NUMBER,
+        "steps": int,
+        "guidance": _NUMBER,
+        "teacher_steps": int,
+        "batch": int,
+        "hardware?": str,
+        "schedule": _SCHEDULE,
+    },
+}
+_KINDS = {
+    str: "text",
+    int: "a whole number",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list",
+}
+_UNITS = {
+    "um": "micrometer", "µm": "micrometer", "μm": "micrometer", "mpp": "micrometer",
+    "micron": "micrometer", "micrometer": "micrometer", "micrometre": "micrometer",
+    "m": "meter", "meter": "meter", "metre": "meter",
+}  # fmt: skip
+
+
+def parse_size(text: str, option: str) -> PixelSize:
+    """``0.5um`` or ``0.6m`` → a :class:`PixelSize` in micrometer or meter.
+
+    Raises
+    ------
+    InputError
+        Naming ``option``, if it is not a positive number with one of these units.
+    """
+    match = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([a-zµμ]+)\s*", text)
+    try:
+        if match is None:
+            raise ValueError
+        value = float(match[1])
+        return PixelSize(value, value, _UNITS[match[2]])
+    except (KeyError, ValueError):
+        raise InputError(
+            f"{option} is a length per pixel with its unit, such as 0.5um or 0.6m; got {text!r}"
+        ) from None
+
+
+def config_path(name: str) -> Path:
+    """The file of ``--config``: a packaged configuration by its name, or a path."""
+    packaged = CONFIGS / f"{name}.yaml"
+    return packaged if packaged.is_file() and not Path(name).is_file() else Path(name)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read and check a training configuration.
+
+    Raises
+    ------
+    InputError
+        If it is missing, is no YAML, or has missing or unknown keys or values of a wrong kind;
+        each is named with its place.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"cannot read the configuration {path}: {said}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"the configuration {path} is no mapping of sections; see own.yaml")
+    problems = _problems("", config, _CONFIG)
+    if isinstance(config.get("domains"), dict):
+        if not config["domains"]:
+            problems.append("domains is empty")
+        for name, domain in config["domains"].items():
+            problems += _problems(f"domains.{name}", domain, _DOMAIN)
+    problems = problems or _misfits(config)
+    if problems:
+        raise InputError(f"the configuration {path}: {'; '.join(problems)}")
+    config.setdefault("name", path.stem)
+    return config
+
+
+def _problems(where: str, value: Any, spec: Any) -> list[str]:
+    """What is wrong with ``value`` at ``where``, one phrase each."""
+    place = where or "it"
+    if isinstance(spec, list):
+        if not isinstance(value, list) or not value:
+            return [f"{place} must be a list of at least one entry"]
+        return [p for i, v in enumerate(value) for p in _problems(f"{where}[{i}]", v, spec[0])]
+    if not isinstance(spec, dict):
+        kinds = spec if isinstance(spec, tuple) else (spec,)
+        # bool is an int to Python, but no number to whoever writes YAML
+        wrong = isinstance(value, bool) and bool not in kinds
+        if isinstance(value, kinds) and not wrong:
+            return []
+        names = "a number" if kinds == _NUMBER else " or ".join(
+            dict.fromkeys(_KINDS.get(k, "a number") for k in kinds)
+        )  # fmt: skip
+        hint = " (YAML reads 1e-3 as text: write 0.001)" if kinds == _NUMBER else ""
+        return [f"{place} must be {names}, got {value!r}{hint}"]
+    if not isinstance(value, dict):
+        return [f"{place} must be a mapping"]
+    known = {key.rstrip("?"): kind for key, kind in spec.items()}
+    dot = f"{where}." if where else ""
+    found = [f"{dot}{k} is not known" for k in value if k not in known]
+    found += [f"{dot}{k} is missing" for k in spec if not k.endswith("?") and k not in value]
+    for key, kind in known.items():
+        if key in value:
+            found += _problems(f"{dot}{key}", value[key], kind)
+    return found
+
+
+def _misfits(config: Mapping[str, Any]) -> list[str]:
+    """Values that are of the right kind but do not fit each other."""
+    found = []
+    diffusion, validation = config["diffusion"], config.get("validation")
+    if diffusion["window"] % diffusion["cell"]:
+        found.append("diffusion.window must be a multiple of diffusion.cell")
+    for section in ("autoencoder", "diffusion"):
+        if not config[section]["network"]:
+            found.append(f"{section}.network is empty")
+    pixels = config["autoencoder"]
+    lacking = [k for k in ("class", "latent_channels", "block_out_channels")
+               if k not in pixels["network"]]  # fmt: skip
+    found += [f"autoencoder.network.{key} is missing" for key in lacking]
+    if not lacking:
+        factor = pixels["patch"] * 2 ** (len(pixels["network"]["block_out_channels"]) - 1)
+        if pixels["linear"] not in (0, factor):
+            found.append(f"autoencoder.linear is the pixels per latent, {factor}, or 0")
+        for key in ("window", "cell"):
+            if diffusion[key] % factor:
+                found.append(f"diffusion.{key} must be a multiple of the {factor} px of a latent")
+    if config["encoder"]["input"] != diffusion["cell"]:
+        found.append("encoder.input must be diffusion.cell: an embedding describes one cell")
+    for section in ("encoder", "encoder-eval"):
+        if "name" not in config[section]["network"]:
+            found.append(f"{section}.network.name is missing")
+    versions = diffusion["versions"]
+    if isinstance(versions, dict):
+        found += [
+            f"diffusion.versions.{d} is missing" for d in config["domains"] if d not in versions
+        ]
+    if isinstance(validation, int | float) and not 0 < validation < 1:
+        found.append(f"validation is a fold's name or a share between 0 and 1, got {validation}")
+    for name, domain in config["domains"].items():
+        size, unit = domain["resolution"], domain["unit"]
+        if size != "auto" and (not isinstance(size, int | float) or size <= 0):
+            found.append(f"domains.{name}.resolution is a positive number or auto, got {size!r}")
+        if unit not in ("micrometer", "meter") and not (unit == "auto" and size == "auto"):
+            found.append(f"domains.{name}.unit is micrometer or meter, got {unit!r}")
+        sized = any("pixel_size" in e for e in (*domain["pixels"], *domain["encoder"]))
+        if unit == "auto" and sized:
+            found.append(f"domains.{name}.unit must be given where an entry has a pixel_size")
+        found += [
+            f"domains.{name}.card.{k} is missing"
+            for k in ("name", "domain", "description", "licence")
+            if k not in domain["card"]
+        ]
+    return found
+
+
+def matches_layout(config: Mapping[str, Any], root: Path) -> bool:
+    """Whether every glob of a configuration finds something in a folder."""
+    globs = {
+        entry.get("glob")
+        for domain in config["domains"].values()
+        for kind in ("pixels", "encoder")
+        for entry in domain[kind]
+    }
+    return root.is_dir() and all(g and next(root.glob(g), None) is not None for g in globs)
+
+
+def choose_config(name: str | None, data: Sequence[Path], output: Path) -> tuple[Path, str]:
+    """The configuration of a run and why it is that one.
+
+    What ``--config`` names; else the one that the output folder was begun with; else the demo
+    models' if the data has their layout, since its folds bind; else the template.
+    """
+    if name is not None:
+        return config_path(name), "as given"
+    if (output / KEPT).is_file():
+        return output / KEPT, "which this folder was begun with"
+    if matches_layout(read_config(DEFAULT_CONFIG), data[0]):
+        return DEFAULT_CONFIG, f"because {data[0]} has the layout of the demo models' data"
+    return OWN_CONFIG, "the packaged template"
+
+
+def with_resolution(config: Mapping[str, Any], sizes: Mapping[str, PixelSize]) -> dict[str, Any]:
+    """A copy whose domains are at the given resolutions.
+
+    Raises
+    ------
+    InputError
+        If a domain is fixed at another.
+    """
+    made: dict[str, Any] = copy.deepcopy(dict(config))
+    for name, size in sizes.items():
+        domain = made["domains"][name]
+        if domain["resolution"] == "auto":
+            if domain["unit"] not in ("auto", size.unit):
+                raise InputError(
+                    f"the domain {name} is in {domain['unit']}, but its images are in {size.unit}"
+                )
+            domain["resolution"], domain["unit"] = size.y, size.unit
+        elif (size.y, size.unit) != (domain["resolution"], domain["unit"]):
+            raise InputError(
+                f"the domain {name} is fixed at {domain['resolution']} {domain['unit']} per pixel: "
+                "leave out --resolution, or choose another folder or configuration"
+            )
+        if domain["card"]["domain"] == "auto":
+            ground = domain["unit"] == "meter"
+            domain["card"]["domain"] = "remote sensing" if ground else "histology"
+    return made
+
+
+def keep_config(config: Mapping[str, Any], output: Path) -> None:
+    """Write the configuration into the output folder, whole or not at all."""
+    partial = output / f".{KEPT}.partial"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        partial.write_text(
+            yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        partial.replace(output / KEPT)
+    except OSError as error:
+        raise OutputError(f"cannot write into the folder {output}: {error.strerror}") from None

@@ -50,7 +50,7 @@ def prepare(
     *,
     runtime: Runtime | None = None,
 ) -> Iterator[Sample]:
-    """Encode every image in ``versions`` augmented forms.
+    """Encode every image in ``versions`` augmented forms, times the weight of its set.
 
     Each form gets its own symmetry, stain, light and cell phase, so that the network meets
     conditions at every offset between windows and cells. The networks work on the runtime's

@@ -221,8 +221,8 @@ def page(
             facts[f"trained: {part}"] = f"{run['steps']} steps in {run['minutes']:.0f} min" + (
                 f" on {run['hardware']}" if "hardware" in run else ""
             )
-    if "notes" in trained:
-        facts["notes"] = trained["notes"]
+    if "history" in e:
+        facts["history"] = e["history"]
     lines += [f"| {k} | {v} |" for k, v in facts.items()]
     lines += [
         "",

@@ -28,6 +28,14 @@ from napari_ssldiff.training.runtime import Interrupts
 Row = dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def interrupts_arrive() -> Iterator[None]:
+    """A shell that runs the tests in the background has them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def network(width: int = 8) -> nn.Module:
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.GELU(), nn.Linear(width, 1))

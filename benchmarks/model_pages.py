@@ -68,8 +68,9 @@ def curves(card: ModelCard, domain: str, path: Path) -> None:
         f"encoder {domain}: VICReg": (f"encoder-{domain}", "loss"),
         "encoder-eval: SimCLR": ("encoder-eval", "loss"),
         f"U-Net: v MSE ({domain})": ("diffusion", f"loss_{domain}"),
+        "student: v MSE": ("distil", "loss"),
     }
-    figure, axes = plt.subplots(1, len(parts), figsize=(12, 2.6), constrained_layout=True)
+    figure, axes = plt.subplots(1, len(parts), figsize=(14, 2.6), constrained_layout=True)
     for axis, (title, (stage, key)) in zip(axes, parts.items(), strict=True):
         text = (METRICS / f"{stage}.jsonl").read_text()
         rows = [json.loads(line) for line in text.splitlines()]

@@ -74,6 +74,9 @@ def curves(card: ModelCard, domain: str, path: Path) -> None:
     for axis, (title, (stage, key)) in zip(axes, parts.items(), strict=True):
         text = (METRICS / f"{stage}.jsonl").read_text()
         rows = [json.loads(line) for line in text.splitlines()]
+        # A run that was killed made some steps twice; the later ones count.
+        rows = list({r["step"]: r for r in rows if r["minutes"] <= rows[-1]["minutes"]}.values())
+        rows.sort(key=lambda r: r["step"])
         axis.plot([r["minutes"] for r in rows], [r[key] for r in rows], lw=1)
         axis.set(title=title, xlabel="minutes", yscale="log")
         axis.grid(alpha=0.3, which="both")
@@ -81,7 +84,7 @@ def curves(card: ModelCard, domain: str, path: Path) -> None:
     plt.close(figure)
 
 
-def mixed(model: str, data: Path, path: Path, count: int = 20, size: int = 192) -> list[str]:
+def mixed(model: str, data: Path, target: Path, count: int = 20, size: int = 192) -> list[str]:
     """Crops of held-out images, half of them varied, in an order that only the key tells.
 
     Returns
@@ -109,7 +112,7 @@ def mixed(model: str, data: Path, path: Path, count: int = 20, size: int = 192) 
             real, made, _ = synthesise_region(scene, region, bundle, Sampler(seed=i))
         picture = Image.fromarray(real if kind == "real" else made)
         out.paste(picture, (i % columns * (size + gap), i // columns * (size + gap)))
-    out.save(path, quality=90)
+    out.save(target, quality=90)
     return key
 
 
@@ -243,7 +246,7 @@ def page(
             "|---|---|---|---|",
         ]
         lines += ["| " + " | ".join(row) + " |" for row in targets(measured, encoders)]
-        lines += ["", "Command:", "", "```", " ".join(measured["command"]), "```", ""]
+        lines += ["", "Command:", "", "```", measured["command"], "```", ""]
     lines += ["## Curves", "", f"![loss curves]({card.id}-curves.png)", "", "## Samples", ""]
     lines += [
         "Held-out images at strength 1: only the embeddings of the left column reach the "
@@ -274,6 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--training", type=Path)
+    parser.add_argument("--models", nargs="+", default=list(HELD_OUT))
     arguments = parser.parse_args()
     PAGES.mkdir(parents=True, exist_ok=True)
     METRICS.mkdir(parents=True, exist_ok=True)
@@ -281,7 +285,7 @@ def main() -> None:
         for path in arguments.training.glob("*/metrics.jsonl"):
             shutil.copy(path, METRICS / f"{path.parent.name}.jsonl")
     encoders = read_result("encoders.json")
-    for model in HELD_OUT:
+    for model in arguments.models:
         card = load_bundle(model, "cpu").card
         measured = read_result(f"evaluate-{model}.json")
         if measured and measured["model_hash"] != card.hash:

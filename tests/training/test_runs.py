@@ -312,6 +312,19 @@ def test_whatever_the_network_predicts_truth_has_no_loss_and_is_what_is_sampled(
     torch.testing.assert_close(made, torch.full((2, *shape), 0.7), atol=0.05, rtol=0)
 
 
+def test_timesteps_cover_the_range_and_favour_the_middle_where_told() -> None:
+    torch.manual_seed(0)
+    even = diffusion.draw_timesteps(1000, 1000)
+    assert sorted(even.tolist()) == list(range(1000))
+    odd = diffusion.draw_timesteps(10_000, 1000, {"mean": -0.4, "std": 0.5})
+    assert int(odd.min()) < 10
+    assert int(odd.max()) > 990
+    assert 380 < float(odd.float().median()) < 430
+    inside = ((odd > 250) & (odd < 600)).float().mean()
+    # Four fifths of a normal between -1.4 and 1.6 deviations, and a fifth of 35 %.
+    assert float(inside) == pytest.approx(0.8 * 0.865 + 0.2 * 0.35, abs=0.02)
+
+
 def test_a_denoiser_learns_what_its_tokens_mean(
     samples: list[diffusion.Sample], tmp_path: Path
 ) -> None:

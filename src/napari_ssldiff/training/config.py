@@ -98,6 +98,7 @@ _CONFIG: dict[str, Any] = {
         "hardware?": str,
         "prediction": str,
         "scheduler": dict,
+        "timesteps?": {"mean": _NUMBER, "std": _NUMBER},
         "spatial": int,
         "context": int,
         "network": dict,
@@ -236,6 +237,8 @@ def _misfits(config: Mapping[str, Any]) -> list[str]:
         for key in ("window", "cell"):
             if diffusion[key] % factor:
                 found.append(f"diffusion.{key} must be a multiple of the {factor} px of a latent")
+    if diffusion.get("timesteps", {"std": 1})["std"] <= 0:
+        found.append("diffusion.timesteps.std must be more than 0")
     if config["encoder"]["input"] != diffusion["cell"]:
         found.append("encoder.input must be diffusion.cell: an embedding describes one cell")
     for section in ("encoder", "encoder-eval"):

@@ -93,6 +93,30 @@ class Denoiser(nn.Module):
         return out
 
 
+#: Share of timesteps that stay uniform where ``timesteps`` favours the middle: the ends are met
+#: by every sampler and must not be forgotten.
+UNIFORM = 0.2
+
+
+def draw_timesteps(
+    count: int, length: int, favour: Mapping[str, float] | None = None
+) -> torch.Tensor:
+    """``(count,)`` int64 timesteps in [0, length), stratified: a batch sees the whole range.
+
+    Parameters
+    ----------
+    favour
+        ``mean`` and ``std`` of a normal whose logistic is the place in the range (Esser et al.
+        2024), for all but :data:`UNIFORM` of the timesteps; ``None``: uniform.
+    """
+    u = (torch.randperm(count) + torch.rand(count)) / count
+    if favour is not None:
+        inner = ((u - UNIFORM) / (1 - UNIFORM)).clamp(1e-6, 1 - 1e-6)
+        normal = favour["mean"] + favour["std"] * torch.special.ndtri(inner)
+        u = torch.where(u < UNIFORM, u / UNIFORM, torch.sigmoid(normal))
+    return (u * length).long().clamp_max(length - 1)
+
+
 def denoising_terms(
     model: Denoiser,
     trainer: Trainer,
@@ -101,8 +125,11 @@ def denoising_terms(
     factor: int,
     drop: float,
     rng: np.random.Generator,
+    favour: Mapping[str, float] | None = None,
 ) -> dict[str, torch.Tensor]:
     """The loss on a batch of equal parts of all domains; conditions go with probability ``drop``.
+
+    ``favour`` is that of :func:`draw_timesteps`.
 
     What the network is to return (``prediction``) is taken from the noisy latents
     x = sqrt(a)·x0 + sqrt(1-a)·noise: the noise, v = sqrt(a)·noise - sqrt(1-a)·x0 (Salimans and
@@ -121,9 +148,7 @@ def denoising_terms(
     x0 = torch.cat(clean).to(trainer.device)
     condition = concatenate(conditions)
     noise = torch.randn_like(x0)
-    # Stratified over the batch: every step sees the whole range of noise levels.
-    u = (torch.randperm(len(x0)) + torch.rand(len(x0))) / len(x0)
-    t = (u * scheduler.config.num_train_timesteps).long().to(trainer.device)
+    t = draw_timesteps(len(x0), scheduler.config.num_train_timesteps, favour).to(trainer.device)
     xt = scheduler.add_noise(x0, noise, t)
     targets = {"epsilon": noise, "sample": x0}
     target = targets.get(config["prediction"])
@@ -249,7 +274,8 @@ def train(
     drop, apart = float(config["unconditional"]), validation or {}
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        return denoising_terms(model, trainer, domains, config, factor, drop, rng)
+        favour = config.get("timesteps")
+        return denoising_terms(model, trainer, domains, config, factor, drop, rng, favour)
 
     def held_out(module: Any, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         return denoising_terms(module, trainer, apart, config, factor, 0.0, rng)

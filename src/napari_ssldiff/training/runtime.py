@@ -6,14 +6,17 @@ import os
 import platform
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
@@ -82,12 +85,28 @@ def _precision(name: str, device: torch.device) -> str:
     return name
 
 
+@cache
 def _cpu_bf16() -> bool:
-    """Whether oneDNN has bf16 kernels for this processor (AVX-512, AMX or Arm's)."""
+    """Whether this processor convolves in bf16 quicker than in float32; measured once, 0.1 s.
+
+    Having the instructions is not enough: with AVX-512's alone bf16 can take twice as long.
+    """
     if not torch.backends.mkldnn.is_available():
         return False
     ask: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return bool(ask is not None and ask())
+    if ask is None or not ask():
+        return False
+    images, kernel = torch.zeros(8, 128, 16, 16), torch.zeros(128, 128, 3, 3)
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, w = images.to(dtype), kernel.to(dtype)
+        times = []
+        for _ in range(5):  # the first compiles the kernel
+            start = time.perf_counter()
+            F.conv2d(x, w, padding=1)
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return seconds[torch.bfloat16] < seconds[torch.float32]
 
 
 @dataclass(frozen=True)

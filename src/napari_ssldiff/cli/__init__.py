@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_ssldiff import __version__
-from napari_ssldiff.cli import augment, evaluate, train
+from napari_ssldiff.cli import augment, bench, evaluate, train
 from napari_ssldiff.errors import Cancelled, SSLDiffError
 
 EXIT_INPUT = 2
@@ -33,7 +33,7 @@ def _add_sampler(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strength", type=float, default=1.0, help="0…1 (default 1)")
     parser.add_argument("--steps", type=int, help="default: the preset's")
     parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
-    parser.add_argument("--preset", default="bulk", help="bulk, draft or paper")
+    parser.add_argument("--preset", default="bulk", help="bulk, draft, lazy or paper")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_parser(commands)
 
     _add_sampler(evaluate.add_parser(commands))
+    bench.add_parser(commands)
     return parser
 
 

@@ -172,3 +172,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from napari_ssldiff.cli.evaluate import run
 
     run(arguments, sampler_of(arguments))
+
+
+def bench(arguments: argparse.Namespace) -> None:
+    """Figures of the canvas engine."""
+    from napari_ssldiff.cli.bench import run
+
+    run(arguments)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +15,9 @@ from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.diffusion.conditioning import Condition, TokenProjection
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,34 @@ def to_x0(
     return out
 
 
+def default_precision(device: torch.device) -> Precision:
+    """What the network computes in unless somebody chooses.
+
+    Half precision on CUDA, in the number format whose range is that of fp32 where the card has
+    it. fp32 elsewhere: many CPUs emulate bf16, at half the speed of fp32.
+    """
+    if device.type != "cuda":
+        return "fp32"
+    has_bf16 = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bf16" if has_bf16 else "fp16"
+
+
+def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    if precision == "fp32":  # not every device that torch knows has an autocast to switch off
+        return nullcontext()
+    return torch.autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16)
+
+
+def copy_on_cpu(module: M) -> M:
+    """A copy of a module on the CPU that takes no memory of the module's own device."""
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        there = tensor.detach().to("cpu", copy=True)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(there, tensor.requires_grad) if is_parameter else there
+    return copy.deepcopy(module, memo)
+
+
 class Denoiser:
     """Autoencoder, network and projection of one model, on one device.
 
@@ -105,6 +138,16 @@ class Denoiser:
         Where they run.
     make_student
         Makes the network of the few-step student that ``spec`` tells of.
+    precision
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``: what the network computes in, by autocast; weights
+        stay as they are, and so do autoencoder and projection. By default
+        :func:`default_precision`.
+
+    Attributes
+    ----------
+    window_seconds
+        Measured seconds per window of a network call, by passes and windows per call: filled by
+        :func:`napari_ssldiff.diffusion.batches.choose_batch`, once per process.
     """
 
     def __init__(
@@ -115,10 +158,14 @@ class Denoiser:
         projection: TokenProjection,
         device: torch.device,
         make_student: Callable[[], nn.Module] | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self._make_student = make_student
         self._student: Denoiser | None = None
+        self._on_cpu: Denoiser | None = None
         self.spec, self.device = spec, device
+        self.precision: Precision = precision or default_precision(device)
+        self.window_seconds: dict[tuple[int, int], float] = {}
         self.autoencoder = autoencoder.eval().to(device)
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.projection = projection.eval().to(device)
@@ -138,9 +185,32 @@ class Denoiser:
             if self._make_student is None:
                 raise ValueError("the model has no student")
             self._student = Denoiser(
-                self.spec, self.autoencoder, self._make_student(), self.projection, self.device
+                self.spec,
+                self.autoencoder,
+                self._make_student(),
+                self.projection,
+                self.device,
+                precision=self.precision,
             )
         return self._student
+
+    @property
+    def on_cpu(self) -> Denoiser:
+        """The same model on the CPU in fp32: the way out where its own device has no memory left.
+
+        A copy, made at the first use; on the CPU it is the model itself.
+        """
+        if self.device.type == "cpu":
+            return self
+        if self._on_cpu is None:
+            self._on_cpu = Denoiser(
+                self.spec,
+                copy_on_cpu(self.autoencoder),
+                copy_on_cpu(self.network),
+                copy_on_cpu(self.projection),
+                torch.device("cpu"),
+            )
+        return self._on_cpu
 
     def condition(self, tokens: torch.Tensor) -> Condition:
         """``(n, tokens², width)`` unit vectors, row-major → projected conditions."""
@@ -153,9 +223,14 @@ class Denoiser:
         return self.condition(torch.zeros(count, side, self.spec.token_width))
 
     def predict_x0(
-        self, x: torch.Tensor, t: int, level: tuple[float, float], condition: Condition
+        self,
+        x: torch.Tensor,
+        t: int,
+        level: tuple[float, float],
+        condition: Condition,
+        precision: Precision | None = None,
     ) -> torch.Tensor:
-        """One network call: noisy windows ``(n, c, w, w)`` → predicted clean windows.
+        """One network call: noisy windows ``(n, c, w, w)`` → predicted clean windows, float32.
 
         Parameters
         ----------
@@ -163,10 +238,15 @@ class Denoiser:
             Training timestep.
         level
             ``(alpha, sigma)`` of ``x``.
+        precision
+            Instead of the model's own, for this call.
         """
         alpha, sigma = level
+        precision = precision or self.precision
+        x, condition = x.to(self.device), condition.to(self.device)
         times = torch.full((len(x),), t, device=self.device)
         inputs = x if condition.spatial is None else torch.cat([x, condition.spatial], 1)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        out: torch.Tensor = self.network(inputs, times, condition.context).sample.float()
-        return to_x0(self.spec.prediction, out, x, alpha, sigma)
+        with _autocast(self.device, precision):
+            answer: torch.Tensor = self.network(inputs, times, condition.context).sample
+        return to_x0(self.spec.prediction, answer.float(), x, alpha, sigma)

@@ -7,16 +7,21 @@ needs solver state per window and loses variance with stochastic samplers.)
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
+from napari_ssldiff.diffusion.batches import choose_batch
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
+from napari_ssldiff.diffusion.calls import Calls, NotFiniteError
+from napari_ssldiff.diffusion.calls import Counters as Counters
 from napari_ssldiff.diffusion.conditioning import Condition, concatenate
 from napari_ssldiff.diffusion.noise import place_noise
 from napari_ssldiff.diffusion.presets import Preset, window_weights
+from napari_ssldiff.diffusion.solvers import Solver
+from napari_ssldiff.errors import ModelError
 from napari_ssldiff.geometry import Box, plan_windows
 
 
@@ -38,6 +43,11 @@ class CanvasTask:
         ``(h, w)`` float in [0, 1]: 1 where latents are made, 0 where ``known`` stays.
     batch
         Windows per network call; part of what the pixels depend on, in the last digits.
+        ``None``: what suits model and device (:mod:`napari_ssldiff.diffusion.batches`).
+    guidance_interval
+        ``(low, high)`` in log(alpha / sigma): steps that begin outside are not guided and cost
+        half (Kynkäänniemi et al., *Applying guidance in a limited interval improves sample and
+        distribution quality in diffusion models*, NeurIPS 2024). ``None``: all are.
     """
 
     box: Box
@@ -48,30 +58,47 @@ class CanvasTask:
     seed: int
     known: torch.Tensor | None = None
     mask: torch.Tensor | None = None
-    batch: int = 16
+    batch: int | None = 16
+    guidance_interval: tuple[float, float] | None = None
 
+    @property
+    def needs_known(self) -> bool:
+        """Whether there is no sampling without ``known``."""
+        return self.strength < 1 or self.mask is not None
 
-@dataclass
-class Counters:
-    """What a run cost: window evaluations of the network, and seconds inside it."""
-
-    evaluations: int = 0
-    network_seconds: float = 0.0
+    def guidance_at(self, level: tuple[float, float]) -> float:
+        """The guidance scale of a step that begins at ``(alpha, sigma)``."""
+        if self.guidance_interval is None:
+            return self.guidance
+        alpha, sigma = level
+        low, high = self.guidance_interval
+        inside = low <= math.log(max(alpha, 1e-30) / max(sigma, 1e-30)) <= high
+        return self.guidance if inside else 1.0
 
 
 @dataclass(frozen=True)
 class CanvasPlan:
-    """The windows and steps of a task."""
+    """The windows and steps of a task.
+
+    Parameters
+    ----------
+    windows
+        In latents of the canvas, row by row.
+    begin, steps
+        Steps ``begin`` … ``steps - 1`` are taken.
+    passes
+        Of each of these steps: evaluations per window, 2 with guidance and 1 without.
+    """
 
     windows: tuple[Box, ...]
     begin: int
     steps: int
-    passes: int = field(default=2)
+    passes: tuple[int, ...]
 
     @property
     def evaluations(self) -> int:
-        """Window evaluations of the network: windows × steps × (2 with guidance, else 1)."""
-        return len(self.windows) * (self.steps - self.begin) * self.passes
+        """Window evaluations of the network: windows × the passes of all steps."""
+        return len(self.windows) * sum(self.passes)
 
 
 def plan(task: CanvasTask, preset: Preset, spec: ModelSpec) -> CanvasPlan:
@@ -85,14 +112,160 @@ def plan(task: CanvasTask, preset: Preset, spec: ModelSpec) -> CanvasPlan:
     windows = plan_windows(task.box.shape, window, stride)
     if task.mask is not None:
         windows = tuple(w for w in windows if bool(task.mask[w.slices].any()))
-    begin = task.steps
-    if task.strength > 0:
-        begin = preset.make_solver(spec, task.steps, task.strength).begin
-    return CanvasPlan(windows, begin, task.steps, 1 if task.guidance == 1 else 2)
+    if task.strength == 0:
+        return CanvasPlan(windows, task.steps, task.steps, ())
+    solver = preset.make_solver(spec, task.steps, task.strength)
+    scales = (task.guidance_at(solver.level(i)) for i in range(solver.begin, task.steps))
+    return CanvasPlan(windows, solver.begin, task.steps, tuple(1 if g == 1 else 2 for g in scales))
 
 
-def _noise(task: CanvasTask, channels: int, step: int, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(place_noise(task.seed, task.box, channels, step)).to(device)
+class Sampling:
+    """What the parts of a canvas share while it is sampled.
+
+    Parameters
+    ----------
+    model, task, preset, check, counters
+        As for :func:`sample`.
+
+    Raises
+    ------
+    ValueError
+        As by :func:`sample`.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        task: CanvasTask,
+        preset: Preset,
+        check: Callable[[], None],
+        counters: Counters | None,
+    ) -> None:
+        if preset.phases is not None:
+            raise ValueError(f"the preset {preset.name} is sampled by lazy.LazyCanvas")
+        if task.needs_known and task.known is None:
+            raise ValueError("a strength below 1 or a mask needs the known latents")
+        student = model.spec.student if preset.uses_student(model.spec) else None
+        if student is not None and (task.steps != student.steps or task.guidance != 1):
+            raise ValueError(f"the student takes {student.steps} steps at guidance 1")
+        self.task, self.preset, self.spec, self.device = task, preset, model.spec, model.device
+        self.plan = plan(task, preset, model.spec)
+        #: Nothing is made: the result is what is known.
+        self.idle = not self.plan.passes or not self.plan.windows
+        if student is not None and not self.idle:
+            model = model.student
+        self.calls = Calls(model, check, counters)
+        self.weight = window_weights(preset.weights, self.spec.window_latents).to(self.device)
+        if self.idle:
+            return
+        self._null = self.calls.condition(
+            torch.zeros(1, self.spec.tokens**2, self.spec.token_width)
+        )
+        self.batch = task.batch or choose_batch(
+            model, max(self.plan.passes), len(self.plan.windows), check
+        )
+        self._levels = self.solver()
+
+    def solver(self) -> Solver:
+        """A fresh solver of this run."""
+        return self.preset.make_solver(self.spec, self.task.steps, self.task.strength)
+
+    def known(self, part: Box) -> torch.Tensor:
+        """``(c, h, w)`` known latents of a part of the canvas."""
+        assert self.task.known is not None
+        return self.task.known[(slice(None), *part.slices)].to(self.device)
+
+    def noise(self, part: Box, step: int) -> torch.Tensor:
+        """``(c, h, w)`` noise of a part of the canvas."""
+        place = part.shift(self.task.box.y, self.task.box.x)
+        noise = place_noise(self.task.seed, place, self.spec.latent_channels, step)
+        return torch.from_numpy(noise).to(self.device)
+
+    def start(self, part: Box) -> torch.Tensor:
+        """``(c, h, w)`` of a part of the canvas before the first step."""
+        x = self.noise(part, 0)
+        if not self.task.needs_known:
+            return x
+        start, mask = self.known(part), self._mask(part)
+        if self.task.strength == 1 and mask is not None:
+            # No pixel of the source may shine through where latents are made.
+            start = (1 - mask) * start
+        alpha, sigma = self._levels.level(self.plan.begin)
+        return alpha * start + sigma * x
+
+    def tokens(self, windows: Sequence[Box]) -> torch.Tensor:
+        """``(n, k², d)`` unit vectors of windows."""
+        place = self.task.box
+        return torch.stack([self.task.tokens(w.shift(place.y, place.x)) for w in windows])
+
+    def conditions(self, windows: Sequence[Box]) -> Condition:
+        """Projected conditions of any number of windows."""
+        parts = (windows[first : first + 256] for first in range(0, len(windows), 256))
+        return concatenate([self.calls.condition(self.tokens(part)) for part in parts])
+
+    def coverage(self, windows: Sequence[Box], part: Box) -> torch.Tensor:
+        """``(h, w)`` sums of the weights of windows on a part of the canvas."""
+        total = torch.zeros(part.shape, device=self.device)
+        for w in windows:
+            both = w.intersect(part)
+            if both.area:
+                inside = both.shift(-w.y, -w.x).slices
+                total[both.shift(-part.y, -part.x).slices] += self.weight[inside]
+        return total
+
+    def fuse(
+        self,
+        i: int,
+        windows: Sequence[Box],
+        conditions: Condition,
+        x: torch.Tensor,
+        fused: torch.Tensor,
+        top: int = 0,
+    ) -> Iterator[int]:
+        """Add the weighted predictions of windows in step ``i``.
+
+        Parameters
+        ----------
+        conditions
+            Of ``windows``.
+        x, fused
+            ``(c, h, w)`` whole rows of the canvas from row ``top``: what the windows see, and
+            where their predictions are added.
+
+        Yields
+        ------
+        The run's evaluations so far, after every batch.
+        """
+        t, level = self._levels.timesteps[i], self._levels.level(i)
+        guidance = self.task.guidance_at(level)
+        places = [(slice(None), slice(w.y - top, w.y1 - top), slice(w.x, w.x1)) for w in windows]
+        for first in range(0, len(windows), self.batch):
+            batch = places[first : first + self.batch]
+            stacked = torch.stack([x[place] for place in batch])
+            condition = conditions[first : first + self.batch]
+            try:
+                made = guided(self.calls, stacked, t, level, condition, self._null, guidance)
+            except NotFiniteError as error:
+                w = windows[first + error.row % len(batch)].shift(self.task.box.y, self.task.box.x)
+                raise ModelError(
+                    f"{error} (window at latent row {w.y}, column {w.x}, step {i + 1} of "
+                    f"{self.task.steps}): lower the guidance, or install the model again"
+                ) from None
+            made = made * self.weight  # not in place: it may be the network's own
+            for place, prediction in zip(batch, made, strict=True):
+                fused[place] += prediction
+            yield self.calls.counters.evaluations
+
+    def settle(self, fused: torch.Tensor, coverage: torch.Tensor, part: Box) -> torch.Tensor:
+        """x0 of a part of the canvas, from the sums of :meth:`fuse` and :meth:`coverage`."""
+        x0 = fused / coverage.clamp_min(1e-8)
+        mask = self._mask(part)
+        # With x0 known, every solver step keeps x = alpha·known + sigma·noise out there.
+        return x0 if mask is None else mask * x0 + (1 - mask) * self.known(part)
+
+    def _mask(self, part: Box) -> torch.Tensor | None:
+        mask = self.task.mask
+        return None if mask is None else mask[part.slices].to(self.device)
 
 
 @torch.inference_mode()
@@ -108,6 +281,9 @@ def sample(
 ) -> torch.Tensor:
     """Sample a canvas.
 
+    Memory that runs out and half precision that overflows cost the calls that they stop and
+    nothing else (:mod:`napari_ssldiff.diffusion.calls`).
+
     Parameters
     ----------
     check
@@ -115,7 +291,7 @@ def sample(
     on_step
         Told the step's index and the fused ``(c, h, w)`` x0 after every solver step.
     on_batch
-        Told the evaluations so far after every network call.
+        Told the evaluations so far after every batch of windows.
 
     Returns
     -------
@@ -126,83 +302,28 @@ def sample(
     ValueError
         If ``known`` is missing where strength or mask needs it, or steps or guidance are not
         those that the model's student was distilled for.
+    ModelError
+        If an answer of the network is not finite in fp32.
     """
-    spec, device = model.spec, model.device
-    counters = counters if counters is not None else Counters()
-    needs_known = task.strength < 1 or task.mask is not None
-    if needs_known and task.known is None:
-        raise ValueError("a strength below 1 or a mask needs the known latents")
-    if preset.uses_student(spec):
-        assert spec.student is not None
-        if task.steps != spec.student.steps or task.guidance != 1:
-            raise ValueError(f"the student takes {spec.student.steps} steps at guidance 1")
-    known = None if task.known is None else task.known.to(device)
-    mask = None if task.mask is None else task.mask.to(device)
-    todo = plan(task, preset, spec)
-    if todo.begin == task.steps or not todo.windows:
-        assert known is not None
-        return known
-    solver = preset.make_solver(spec, task.steps, task.strength)
-    if preset.uses_student(spec):
-        model = model.student
-
-    x = _noise(task, spec.latent_channels, 0, device)
-    if needs_known:
-        assert known is not None
-        alpha, sigma = solver.level(todo.begin)
-        # At strength 1 no pixel of the source may shine through where latents are made.
-        start = known if task.strength < 1 or mask is None else (1 - mask) * known
-        x = alpha * start + sigma * x
-    conditions = _conditions(model, task, todo)
-    null = model.null_condition(1)
-    weight = window_weights(preset.weights, spec.window_latents).to(device)
-    total = torch.zeros(task.box.shape, device=device)
-    for w in todo.windows:
-        total[w.slices] += weight
-
-    for i in range(todo.begin, task.steps):
+    run = Sampling(model, task, preset, check, counters)
+    whole, windows = Box(0, 0, *task.box.shape), run.plan.windows
+    if run.idle:
+        return run.known(whole)
+    solver = run.solver()
+    x = run.start(whole)
+    conditions, coverage = run.conditions(windows), run.coverage(windows, whole)
+    for i in range(run.plan.begin, task.steps):
         fused = torch.zeros_like(x)
-        for first in range(0, len(todo.windows), task.batch):
-            check()
-            batch = todo.windows[first : first + task.batch]
-            started = time.perf_counter()
-            stacked = torch.stack([x[(slice(None), *w.slices)] for w in batch])
-            made = _guided(
-                model,
-                stacked,
-                solver.timesteps[i],
-                solver.level(i),
-                conditions[first : first + task.batch],
-                null,
-                task.guidance,
-            )
-            counters.network_seconds += time.perf_counter() - started
-            counters.evaluations += len(batch) * todo.passes
-            on_batch(counters.evaluations)
-            for w, prediction in zip(batch, made, strict=True):
-                fused[(slice(None), *w.slices)] += weight * prediction
-        x0 = fused / total.clamp_min(1e-8)
-        if mask is not None:
-            # With x0 known, every solver step keeps x = alpha·known + sigma·noise out there.
-            assert known is not None
-            x0 = mask * x0 + (1 - mask) * known
-        x = solver.step(i, x0, x, lambda n: _noise(task, spec.latent_channels, n + 1, device))
+        for evaluations in run.fuse(i, windows, conditions, x, fused):
+            on_batch(evaluations)
+        x0 = run.settle(fused, coverage, whole)
+        x = solver.step(i, x0, x, lambda n: run.noise(whole, n + 1))
         on_step(i, x0)
     return x
 
 
-def _conditions(model: Denoiser, task: CanvasTask, todo: CanvasPlan) -> Condition:
-    parts = []
-    for first in range(0, len(todo.windows), 256):
-        tokens = [
-            task.tokens(w.shift(task.box.y, task.box.x)) for w in todo.windows[first : first + 256]
-        ]
-        parts.append(model.condition(torch.stack(tokens)))
-    return concatenate(parts)
-
-
-def _guided(
-    model: Denoiser,
+def guided(
+    model: Denoiser | Calls,
     x: torch.Tensor,
     t: int,
     level: tuple[float, float],

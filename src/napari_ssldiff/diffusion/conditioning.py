@@ -31,6 +31,11 @@ class Condition:
     def __len__(self) -> int:
         return len(self.context)
 
+    def to(self, device: torch.device) -> Condition:
+        """The batch on a device."""
+        spatial = None if self.spatial is None else self.spatial.to(device)
+        return Condition(self.context.to(device), spatial)
+
 
 def concatenate(parts: list[Condition]) -> Condition:
     """One batch from several."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from napari_ssldiff.diffusion.bundle import Denoiser
-from napari_ssldiff.diffusion.presets import Preset, window_weights
-from napari_ssldiff.geometry import Box, centre_out, window_starts
+from napari_ssldiff.diffusion.blend import blend, cover, scaled
+from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
+from napari_ssldiff.diffusion.calls import Calls, Counters
+from napari_ssldiff.diffusion.mosaic import Mosaic
+from napari_ssldiff.diffusion.presets import Preset
+from napari_ssldiff.geometry import Box, centre_out
 
 #: Edge of a decoding window in latents. GroupNorm makes an autoencoder's tone depend on what it
 #: sees at once, so windows are large and overlap by a quarter.
@@ -16,48 +21,118 @@ WINDOW = 128
 OVERLAP = 32
 
 
-def _windows(shape: tuple[int, int], window: int, stride: int) -> list[Box]:
-    h, w = min(window, shape[0]), min(window, shape[1])
-    return [
-        Box(y, x, h, w)
-        for y in window_starts(shape[0], h, min(stride, h))
-        for x in window_starts(shape[1], w, min(stride, w))
-    ]
-
-
-def _weight(kind: str, box: Box) -> torch.Tensor:
-    full = window_weights(kind, max(box.shape))
-    if box.h == box.w:
-        return full
-    # Separable kinds only differ by their lines; take them from squares of either size.
-    return (
-        window_weights(kind, box.h).sum(1, keepdim=True)
-        * window_weights(kind, box.w).sum(0, keepdim=True)
-    ) / full.sum()
-
-
-@torch.inference_mode()
 def encode(
-    model: Denoiser, image: torch.Tensor, *, check: Callable[[], None] = lambda: None
+    model: Denoiser,
+    image: torch.Tensor,
+    *,
+    check: Callable[[], None] = lambda: None,
+    counters: Counters | None = None,
 ) -> torch.Tensor:
     """``(3, h, w)`` float in [-1, 1], sides multiples of the factor → ``(c, h/f, w/f)``.
 
     ``check`` is called before every window and raises to cancel.
     """
-    f = model.spec.latent_factor
-    shape = image.shape[1] // f, image.shape[2] // f
-    latents = torch.zeros(model.spec.latent_channels, *shape)
-    total = torch.zeros(shape)
-    for box in _windows(shape, WINDOW, WINDOW - OVERLAP):
-        check()
-        part = image[:, box.y * f : box.y1 * f, box.x * f : box.x1 * f][None].to(model.device)
-        weight = _weight("cos2", box)
-        latents[(slice(None), *box.slices)] += weight * model.autoencoder.encode(part)[0].cpu()
-        total[box.slices] += weight
-    return latents / total
+
+    def read(box: Box) -> torch.Tensor:
+        return image[(slice(None), *box.slices)]
+
+    shape = image.shape[1], image.shape[2]
+    return encode_parts(model, read, shape, check=check, counters=counters)
 
 
 @torch.inference_mode()
+def encode_parts(
+    model: Denoiser,
+    read: Callable[[Box], torch.Tensor],
+    shape: tuple[int, int],
+    *,
+    check: Callable[[], None] = lambda: None,
+    counters: Counters | None = None,
+) -> torch.Tensor:
+    """:func:`encode` an image of ``shape`` pixels that is never whole in memory.
+
+    ``read`` gives the ``(3, h, w)`` pixels of a box.
+    """
+    calls, f = Calls(model, check, counters), model.spec.latent_factor
+    latents = shape[0] // f, shape[1] // f
+    boxes = cover(latents, WINDOW, WINDOW - OVERLAP)
+    made = ((box, calls.encode(read(scaled(box, f)))) for box in boxes)
+    return blend(made, latents, 1, "cos2")
+
+
+def decode_windows(shape: tuple[int, int], preset: Preset, spec: ModelSpec) -> list[Box]:
+    """The windows, in latents and row by row, in which a canvas of ``shape`` is decoded."""
+    if preset.decode == "gaussian":
+        size = spec.window_latents
+        return cover(shape, size, max(1, round(size * preset.stride)))
+    return cover(shape, WINDOW, WINDOW - OVERLAP)
+
+
+class Decoder:
+    """Boxes of a canvas's pixels, each given once, as soon as it is final.
+
+    Parameters
+    ----------
+    model, preset
+        Whose autoencoder, and how windows are laid and blended.
+    shape
+        ``(h, w)`` of the canvas in latents.
+    wanted
+        Boxes in pixels of the canvas; they may overlap.
+    centre
+        ``(y, x)`` in latents: windows nearest to it come first. ``None``: row by row, for a
+        canvas whose rows come from the top.
+    check, counters
+        As for :func:`encode`.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        preset: Preset,
+        shape: tuple[int, int],
+        wanted: Sequence[Box],
+        *,
+        centre: tuple[float, float] | None = None,
+        check: Callable[[], None] = lambda: None,
+        counters: Counters | None = None,
+    ) -> None:
+        windows = decode_windows(shape, preset, model.spec)
+        #: Windows still to be decoded, in latents.
+        self.pending = deque(windows if centre is None else centre_out(windows, centre))
+        self._factor = model.spec.latent_factor
+        kind = "gaussian" if preset.decode == "gaussian" else "cos2"
+        self.mosaic = Mosaic([scaled(w, self._factor) for w in windows], wanted, kind)
+        self._calls = Calls(model, check, counters)
+        self._rows: torch.Tensor | None = None
+        self._top = 0
+
+    @torch.inference_mode()
+    def next(self, latents: torch.Tensor, top: int = 0) -> list[tuple[int, torch.Tensor]]:
+        """Decode the next window from ``(c, h, w)`` whole rows of the canvas from row ``top``.
+
+        Returns
+        -------
+        The boxes that it completes: their index in ``wanted`` and ``(3, h, w)`` in [-1, 1].
+        """
+        box = self.pending[0]
+        made = self._calls.decode(latents[(slice(None), *box.shift(-top, 0).slices)])
+        self.pending.popleft()
+        return list(self.mosaic.add(scaled(box, self._factor), made))
+
+    def feed(self, rows: torch.Tensor) -> Iterator[list[tuple[int, torch.Tensor]]]:
+        """Take the next ``(c, h, w)`` rows of the canvas; :meth:`next` of every window they fill.
+
+        Rows that no later window needs are let go.
+        """
+        rows = rows.cpu()
+        self._rows = rows if self._rows is None else torch.cat([self._rows, rows], 1)
+        while self.pending and self.pending[0].y1 <= self._top + self._rows.shape[1]:
+            yield self.next(self._rows, self._top)
+        keep = self.pending[0].y if self.pending else self._top + self._rows.shape[1]
+        self._rows, self._top = self._rows[:, keep - self._top :].clone(), keep
+
+
 def decode(
     model: Denoiser,
     latents: torch.Tensor,
@@ -66,7 +141,7 @@ def decode(
     centre: tuple[float, float],
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Box, torch.Tensor, list[Box]]]:
-    """Decode a canvas centre out.
+    """Decode a canvas centre out into one buffer, for images that are wanted whole.
 
     Parameters
     ----------
@@ -77,28 +152,27 @@ def decode(
 
     Yields
     ------
-    After each window: its box in canvas pixels, the ``(3, H, W)`` canvas in [-1, 1] so far
-    (one buffer, final wherever no pending window reaches), and the pending boxes in pixels.
+    After each window: its box in canvas pixels, the ``(3, H, W)`` canvas in [-1, 1] so far (one
+    buffer, final wherever no pending window reaches, 0 elsewhere), and the pending boxes in
+    pixels.
     """
-    f = model.spec.latent_factor
-    shape = latents.shape[1], latents.shape[2]
-    if preset.decode == "gaussian":
-        size = model.spec.window_latents
-        boxes, kind = _windows(shape, size, max(1, round(size * preset.stride))), "gaussian"
-    else:
-        boxes, kind = _windows(shape, WINDOW, WINDOW - OVERLAP), "cos2"
-    sums = torch.zeros(3, shape[0] * f, shape[1] * f)
-    total = torch.zeros(shape[0] * f, shape[1] * f)
-    out = torch.zeros_like(sums)
-    ordered = centre_out(boxes, centre)
-    pixels = [Box(b.y * f, b.x * f, b.h * f, b.w * f) for b in ordered]
-    weights: dict[tuple[int, int], torch.Tensor] = {}
-    for n, (box, place) in enumerate(zip(ordered, pixels, strict=True)):
-        check()
-        made = model.autoencoder.decode(latents[(slice(None), *box.slices)][None])[0].cpu()
-        weight = weights.setdefault(place.shape, _weight(kind, place))
-        at = (slice(None), *place.slices)
-        sums[at] += weight * made
-        total[place.slices] += weight
-        out[at] = sums[at] / total[place.slices]
-        yield place, out, pixels[n + 1 :]
+    f, shape = model.spec.latent_factor, (latents.shape[1], latents.shape[2])
+    windows = [scaled(w, f) for w in decode_windows(shape, preset, model.spec)]
+    # Cells between the edges of windows: no window reaches a part of one.
+    ys, xs = (sorted({e for span in spans for e in span}) for spans in _spans(windows))
+    cells = [
+        Box(y, x, y1 - y, x1 - x)
+        for y, y1 in itertools.pairwise(ys)
+        for x, x1 in itertools.pairwise(xs)
+    ]
+    decoder = Decoder(model, preset, shape, cells, centre=centre, check=check)
+    out = torch.zeros(3, shape[0] * f, shape[1] * f)
+    while decoder.pending:
+        place = scaled(decoder.pending[0], f)
+        for n, pixels in decoder.next(latents):
+            out[(slice(None), *cells[n].slices)] = pixels
+        yield place, out, [scaled(w, f) for w in decoder.pending]
+
+
+def _spans(windows: Sequence[Box]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    return [(w.y, w.y1) for w in windows], [(w.x, w.x1) for w in windows]

@@ -8,7 +8,7 @@ Philox4x32-10 (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from napari_ssldiff.geometry import Box
 
@@ -66,23 +66,43 @@ def place_noise(seed: int, box: Box, channels: int, step: int = 0) -> NDArray[np
     ``(channels, h, w)`` float32. Four channels come from one Philox block by Box and Muller's
     transform.
     """
+    ys, xs = np.arange(box.y, box.y1)[:, None], np.arange(box.x, box.x1)[None, :]
+    normals = place_normals(seed, ys, xs, channels, step)
+    return np.ascontiguousarray(np.moveaxis(normals, -1, 0), dtype=np.float32)
+
+
+def place_normals(
+    seed: int, rows: ArrayLike, columns: ArrayLike, channels: int, step: int = 0
+) -> NDArray[np.float64]:
+    """Standard normal numbers of any places.
+
+    Parameters
+    ----------
+    rows, columns
+        Whole numbers of either sign that broadcast together; they count modulo 2**32.
+
+    Returns
+    -------
+    float64 of the broadcast shape plus ``(channels,)``.
+    """
     groups = -(-channels // 4)
-    ys = np.arange(box.y, box.y1).astype(np.int64).astype(np.uint32)
-    xs = np.arange(box.x, box.x1).astype(np.int64).astype(np.uint32)
-    shape = (groups, box.h, box.w)
+    ys, xs = np.broadcast_arrays(
+        *(np.asarray(a).astype(np.int64).astype(np.uint32) for a in (rows, columns))
+    )
+    shape = (groups, *ys.shape)
     counter = (
-        np.broadcast_to(xs[None, None, :], shape),
-        np.broadcast_to(ys[None, :, None], shape),
-        np.broadcast_to(np.arange(groups, dtype=np.uint32)[:, None, None], shape),
+        np.broadcast_to(xs, shape),
+        np.broadcast_to(ys, shape),
+        np.broadcast_to(np.arange(groups, dtype=np.uint32).reshape(-1, *[1] * ys.ndim), shape),
         np.full(shape, step, np.uint32),
     )
     words = philox(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
     # (0, 1]: the logarithm below must not see 0.
     u = [(w.astype(np.float64) + 1) / 2**32 for w in words]
-    normals = np.empty((groups, 4, box.h, box.w))
+    normals = np.empty((*ys.shape, groups, 4))
     for pair in (0, 1):
-        radius = np.sqrt(-2 * np.log(u[2 * pair]))
-        angle = 2 * np.pi * u[2 * pair + 1]
-        normals[:, 2 * pair] = radius * np.cos(angle)
-        normals[:, 2 * pair + 1] = radius * np.sin(angle)
-    return normals.reshape(groups * 4, box.h, box.w)[:channels].astype(np.float32)
+        radius = np.moveaxis(np.sqrt(-2 * np.log(u[2 * pair])), 0, -1)
+        angle = np.moveaxis(2 * np.pi * u[2 * pair + 1], 0, -1)
+        normals[..., 2 * pair] = radius * np.cos(angle)
+        normals[..., 2 * pair + 1] = radius * np.sin(angle)
+    return normals.reshape(*ys.shape, groups * 4)[..., :channels]

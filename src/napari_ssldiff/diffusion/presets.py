@@ -33,12 +33,16 @@ class Preset:
         Solver steps at full strength.
     decode
         ``"blend"``: large windows, cos² in their overlaps. ``"gaussian"``: the paper's, the
-        model's own window at ``stride`` with weight exp(-r²/0.8²).
+        model's own window at ``stride`` with weight exp(-r²/0.8²). ``"tiles"``: a lattice fixed for
+        ever, each tile with a halo of its own.
     guidance
         The scale that belongs to the preset; ``None`` leaves it to the model.
     student
         Solver for the model's few-step student, where it has one; the student then takes the
         network's place, and steps and guidance are those it was distilled for.
+    phases
+        Windows are fused after every phase of so many, which lets any tile be computed alone
+        (:mod:`napari_ssldiff.diffusion.lazy`); ``None``: after every step.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Preset:
     decode: str
     guidance: float | None = None
     student: type[StudentPhases] | None = None
+    phases: int | None = None
 
     def uses_student(self, spec: ModelSpec) -> bool:
         """Whether a model's student does the work."""
@@ -66,6 +71,7 @@ PRESETS = {
     for preset in (
         Preset("bulk", 0.75, "cos2", DPMSolver2M, 20, "blend"),
         Preset("draft", 0.75, "cos2", FewSteps2M, 4, "blend", guidance=1.0, student=StudentPhases),
+        Preset("lazy", 0.5, "cos2", DPMSolver2M, 20, "tiles", phases=3),
         Preset("paper", 0.25, "uniform", PaperDDIM, 50, "gaussian", guidance=4.0),
     )
 }

@@ -37,6 +37,13 @@ class Solver(Protocol):
         """The canvas after step ``i``, from the fused prediction ``x0``."""
         ...
 
+    def resume(self, i: int, x0: torch.Tensor) -> None:
+        """Go on at step ``i`` as if the steps before it had been taken here.
+
+        ``x0`` is what the step before was given.
+        """
+        ...
+
 
 def cumulative_alphas(schedule: Mapping[str, Any]) -> NDArray[np.float64]:
     """``(num_train_timesteps,)``: the signal's share of the variance at each timestep."""
@@ -103,6 +110,13 @@ class _DPMSolver:
         out: torch.Tensor = self._scheduler.step(x0, self.timesteps[i], x).prev_sample
         return out
 
+    def resume(self, i: int, x0: torch.Tensor) -> None:
+        order = self._scheduler.config.solver_order
+        self._scheduler.set_begin_index(i)
+        self._scheduler._step_index = None  # it would go on counting from where it was
+        self._scheduler.model_outputs = [None] * (order - 1) + [x0]
+        self._scheduler.lower_order_nums = min(i - self.begin, order)
+
 
 class DPMSolver2M(_DPMSolver):
     """DPM-Solver++ 2M, steps uniform in log-SNR."""
@@ -161,6 +175,9 @@ class PaperDDIM:
     def level(self, i: int) -> tuple[float, float]:
         a = float(self._alpha_bar[self.timesteps[i]])
         return a**0.5, (1 - a) ** 0.5
+
+    def resume(self, i: int, x0: torch.Tensor) -> None:
+        """A step depends on nothing that came before it."""
 
     def step(self, i: int, x0: torch.Tensor, x: torch.Tensor, noise: Noise) -> torch.Tensor:
         t = self.timesteps[i]

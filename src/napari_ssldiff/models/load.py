@@ -23,6 +23,8 @@ from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.lora import merged
 from napari_ssldiff.models.registry import get_card
 
+Fill = Callable[[ModelCard, torch.nn.Module, Iterable[str]], None]
+
 
 @dataclass
 class ModelBundle:
@@ -131,7 +133,7 @@ def _stock(part: Mapping[str, Any]) -> torch.nn.Module:
     return module
 
 
-def _encoder(card: ModelCard, key: str, device: torch.device) -> NetworkEncoder:
+def _encoder(card: ModelCard, key: str, device: torch.device, fill: Fill = _fill) -> NetworkEncoder:
     if key not in card.parts:
         raise ModelError(f"the card of {card.id} has no {key}")
     part = card.parts[key]
@@ -161,7 +163,7 @@ def _encoder(card: ModelCard, key: str, device: torch.device) -> NetworkEncoder:
         network = build_network(library, str(folder), options, spec.width)
     else:
         network = build_network(library, part["name"], options, spec.width)
-        _fill(card, network, part["weights"])
+        fill(card, network, part["weights"])
     return NetworkEncoder(spec, network, device)
 
 
@@ -174,9 +176,19 @@ def load_bundle(model: str | ModelCard, device: str = "auto") -> ModelBundle:
         If it is unknown, incomplete or damaged, or the device is not there.
     """
     card = model if isinstance(model, ModelCard) else get_card(model)
-    where = resolve_device(device)
+    return assemble(card, resolve_device(device))
+
+
+def assemble(card: ModelCard, where: torch.device, fill: Fill = _fill) -> ModelBundle:
+    """A card's networks on a device, each given its weights by ``fill(card, module, names)``.
+
+    Raises
+    ------
+    ModelError
+        If the card does not describe a model.
+    """
     try:
-        return _assemble(card, where)
+        return _assemble(card, where, fill)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         said = " ".join(str(error).split())[:160]
         raise ModelError(
@@ -184,7 +196,7 @@ def load_bundle(model: str | ModelCard, device: str = "auto") -> ModelBundle:
         ) from error
 
 
-def _assemble(card: ModelCard, where: torch.device) -> ModelBundle:
+def _assemble(card: ModelCard, where: torch.device, fill: Fill) -> ModelBundle:
     student = card.parts.get("student")
     vae, unet, tokens = (card.parts[k] for k in ("autoencoder", "denoiser", "conditioning"))
     factor = int(vae["factor"])
@@ -201,9 +213,9 @@ def _assemble(card: ModelCard, where: torch.device) -> ModelBundle:
     autoencoder = Autoencoder(
         _stock(vae), int(vae.get("patch", 1)), spec.latent_channels, int(vae.get("linear", 0))
     )
-    _fill(card, autoencoder, vae["weights"])
+    fill(card, autoencoder, vae["weights"])
     network = _stock(unet)
-    _fill(card, network, unet["weights"])
+    fill(card, network, unet["weights"])
     projection = TokenProjection(
         spec.tokens,
         spec.token_width,
@@ -211,10 +223,10 @@ def _assemble(card: ModelCard, where: torch.device) -> ModelBundle:
         int(tokens["spatial"]),
         spec.window_latents,
     )
-    _fill(card, projection, tokens["weights"])
+    fill(card, projection, tokens["weights"])
     return ModelBundle(
         card,
-        _encoder(card, "encoder", where),
+        _encoder(card, "encoder", where, fill),
         Denoiser(
             spec,
             autoencoder,

@@ -61,11 +61,16 @@ class TileDone:
 
 @dataclass(frozen=True)
 class Finished:
-    """Sent once, after the last tile, with what was counted and measured."""
+    """Sent once, after the last tile, with what was counted and measured.
+
+    ``seconds`` is the whole run, ``network_seconds`` the part inside the denoising network and
+    ``decode_seconds`` the part inside the autoencoder.
+    """
 
     seconds: float
     evaluations: int
     network_seconds: float
+    decode_seconds: float = 0.0
 
 
 Event: TypeAlias = Started | Progress | Preview | TileDone | Finished

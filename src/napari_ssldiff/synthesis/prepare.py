@@ -19,6 +19,9 @@ from napari_ssldiff.synthesis.frame import Frame, plan_frame
 from napari_ssldiff.synthesis.request import Grid, Sampler, Source, SynthesisRequest
 
 Report = Callable[[str, float, float], None]
+#: What ``lazy`` takes where the request does not say: small enough for a tile not to wait for
+#: windows that nobody asked for, and one thread, which every machine has.
+LAZY_BATCH, LAZY_THREADS = 8, 1
 
 
 def source_of(scene: Scene) -> Source:
@@ -99,8 +102,18 @@ def resolve(sampler: Sampler, bundle: ModelBundle) -> Sampler:
             )
     if sampler.guidance is not None:
         guidance = sampler.guidance
+    batch = threads = None
+    if preset.phases is not None:
+        batch, threads = sampler.batch or LAZY_BATCH, sampler.threads or LAZY_THREADS
+    elif sampler.batch is not None or sampler.threads is not None:
+        raise InputError(
+            f"batch and threads belong to the preset lazy; preset {sampler.preset} chooses the "
+            "batch by device and memory: leave them out"
+        )
     return replace(
         sampler,
+        batch=batch,
+        threads=threads,
         steps=sampler.steps or steps,
         guidance=bundle.card.guidance if guidance is None else guidance,
     )

@@ -12,7 +12,7 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region
 
 Grid = Literal["source", "model"]
-PRESETS = ("bulk", "draft", "paper")
+PRESETS = ("bulk", "draft", "lazy", "paper")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Sampler:
     Parameters
     ----------
     preset
-        ``"bulk"``, ``"draft"`` or ``"paper"``; see :mod:`napari_ssldiff.diffusion.presets`.
+        ``"bulk"``, ``"draft"``, ``"lazy"`` or ``"paper"``; see
+        :mod:`napari_ssldiff.diffusion.presets`.
     steps
         Solver steps, at least 1; ``None`` takes the preset's.
     guidance
@@ -47,6 +48,10 @@ class Sampler:
         1 starts from pure noise, 0 is the autoencoder round trip.
     seed
         0 … 2**63 - 1.
+    batch, threads
+        Windows per network call and CPU threads, for ``lazy`` only, whose pixels are the same to
+        the bit where both are (kernels round differently for other shapes and numbers of
+        threads). ``None`` takes 8 and 1, so that a request means the same everywhere.
     """
 
     preset: str = "bulk"
@@ -54,6 +59,8 @@ class Sampler:
     guidance: float | None = None
     strength: float = 1.0
     seed: int = 0
+    batch: int | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -66,6 +73,10 @@ class Sampler:
             raise InputError(f"strength must be between 0 and 1, got {self.strength}")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"the seed must be between 0 and 2**63 - 1, got {self.seed}")
+        for name in ("batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 1024:
+                raise InputError(f"{name} must be between 1 and 1024, got {value}")
 
 
 @dataclass(frozen=True)

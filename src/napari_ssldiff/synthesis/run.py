@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan, sample
-from napari_ssldiff.diffusion.decode import decode, encode
-from napari_ssldiff.diffusion.presets import PRESETS
+from napari_ssldiff.diffusion.bands import BUDGET, canvas_bytes, sample_bands
+from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan
+from napari_ssldiff.diffusion.decode import Decoder, encode_parts
+from napari_ssldiff.diffusion.lazy import LazyCanvas
+from napari_ssldiff.diffusion.presets import PRESETS, Preset
 from napari_ssldiff.embeddings.extract import read_grid
 from napari_ssldiff.errors import InputError, ModelError
-from napari_ssldiff.geometry import Box, centre_out
+from napari_ssldiff.geometry import Box
 from napari_ssldiff.models.load import ModelBundle
-from napari_ssldiff.scenes import Scene, to_source
+from napari_ssldiff.scenes import Scene
 from napari_ssldiff.synthesis.cancel import CancelToken
-from napari_ssldiff.synthesis.events import Event, Finished, Preview, Progress, Started, TileDone
+from napari_ssldiff.synthesis.events import Event, Finished, Progress, Started
 from napari_ssldiff.synthesis.frame import Frame, denoise_mask
 from napari_ssldiff.synthesis.prepare import frame_of, resolve
 from napari_ssldiff.synthesis.request import SynthesisRequest
-
-#: Edge of delivered tiles, on a lattice anchored at the scene's origin.
-TILE = 256
-#: Model pixels beyond a tile that the resampling filter reads.
-MARGIN = 8
-
-
-def to_uint8(images: torch.Tensor) -> NDArray[np.uint8]:
-    """``(3, h, w)`` float in [-1, 1] → ``(h, w, 3)`` uint8."""
-    scaled = ((images.permute(1, 2, 0).float() + 1) * 127.5).round().clamp(0, 255)
-    return scaled.to(torch.uint8).cpu().numpy()
-
-
-def from_uint8(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """``(h, w, 3)`` uint8 → ``(3, h, w)`` float32 in [-1, 1]."""
-    array = torch.from_numpy(np.ascontiguousarray(pixels))
-    return array.permute(2, 0, 1).float() / 127.5 - 1
+from napari_ssldiff.synthesis.stream import sample_in_thread
+from napari_ssldiff.synthesis.tiles import Tiles
+from napari_ssldiff.synthesis.tiles import from_uint8 as from_uint8
+from napari_ssldiff.synthesis.tiles import to_uint8 as to_uint8
 
 
 def _task(request: SynthesisRequest, bundle: ModelBundle, frame: Frame) -> CanvasTask:
@@ -66,6 +53,7 @@ def _task(request: SynthesisRequest, bundle: ModelBundle, frame: Frame) -> Canva
         strength=request.sampler.strength,
         seed=request.sampler.seed,
         mask=torch.from_numpy(denoise_mask(frame, f)) if request.context else None,
+        batch=request.sampler.batch,
     )
 
 
@@ -74,14 +62,23 @@ def _needs_source(request: SynthesisRequest) -> bool:
 
 
 def _known(
-    bundle: ModelBundle, scene: Scene | None, frame: Frame, check: Callable[[], None]
+    bundle: ModelBundle,
+    scene: Scene | None,
+    frame: Frame,
+    check: Callable[[], None] = lambda: None,
+    counters: Counters | None = None,
 ) -> torch.Tensor:
     if scene is None:
         raise InputError(
             "a strength below 1 and a context need the source's pixels: give the scene"
         )
-    pixels = read_grid(scene, frame.canvas, bundle.encoder.spec)
-    return encode(bundle.denoiser, from_uint8(pixels), check=check)
+
+    def read(box: Box) -> torch.Tensor:
+        check()
+        place = box.shift(frame.canvas.y, frame.canvas.x)
+        return from_uint8(read_grid(scene, place, bundle.encoder.spec))
+
+    return encode_parts(bundle.denoiser, read, frame.canvas.shape, check=check, counters=counters)
 
 
 def canvas_task(
@@ -97,7 +94,7 @@ def canvas_task(
     task = _task(request, bundle, frame)
     if not _needs_source(request):
         return task
-    return replace(task, known=_known(bundle, scene, frame, lambda: None))
+    return replace(task, known=_known(bundle, scene, frame))
 
 
 def _check(request: SynthesisRequest, bundle: ModelBundle) -> None:
@@ -125,6 +122,7 @@ def synthesize(
     bundle: ModelBundle,
     scene: Scene,
     cancel: CancelToken | None = None,
+    budget: int = BUDGET,
 ) -> Iterator[Event]:
     """Carry out a request.
 
@@ -136,11 +134,16 @@ def synthesize(
         The request's source. Its pixels are read only for a strength below 1 or a context.
     cancel
         Stops the run before the next network call.
+    budget
+        Bytes of solver state that may be held at once. A canvas that needs more is sampled from
+        the top, band by band, to the same result.
 
     Yields
     ------
     :class:`Started`, then :class:`Progress` and one :class:`Preview` per step, then
-    :class:`TileDone` centre out, then :class:`Finished`.
+    :class:`TileDone` centre out, then :class:`Finished`. For a canvas beyond the budget
+    :class:`Progress` and :class:`TileDone` from the top come between each other, and there are no
+    previews. With the preset ``lazy`` every tile is made alone, centre out, without previews.
 
     Raises
     ------
@@ -152,54 +155,147 @@ def synthesize(
     _check(request, bundle)
     started = time.perf_counter()
     cancel = cancel or CancelToken()
+    check, counters = cancel.raise_if_cancelled, Counters()
     preset = PRESETS[request.sampler.preset]
     frame = frame_of(scene, request.region, bundle, request.grid, request.context)
-    cancel.raise_if_cancelled()
+    check()
     task = _task(request, bundle, frame)
-    total = plan(task, preset, bundle.spec).evaluations
+    lazily = preset.phases is not None
+    if lazily and task.needs_known:
+        task = replace(task, known=_known(bundle, scene, frame, check, counters))
+    if lazily:
+        total = _lazy(request, bundle, task, check, counters).evaluations([task.box])
+    else:
+        total = plan(task, preset, bundle.spec).evaluations
     yield Started(frame.output, task.steps, total)
-    if _needs_source(request):
+    if _needs_source(request) and not lazily:
         yield Progress("encoding the source", 0, 1)
-        task = replace(task, known=_known(bundle, scene, frame, cancel.raise_if_cancelled))
+        task = replace(task, known=_known(bundle, scene, frame, check, counters))
+    run = _Run(request, bundle, frame, task, preset, total, check, counters)
+    if lazily:
+        way = run.tile_by_tile(budget)
+    elif total > 0 and canvas_bytes(task, bundle.spec) > budget:
+        way = run.from_the_top(budget)
+    else:
+        way = run.whole()
+    with closing(way) as events:
+        yield from events
+    yield Finished(
+        time.perf_counter() - started,
+        counters.evaluations,
+        counters.network_seconds,
+        counters.decode_seconds,
+    )
 
-    counters = Counters()
-    latents: torch.Tensor | None = None
-    for event in _sample_in_thread(task, preset.name, bundle, cancel, counters, total):
-        if isinstance(event, torch.Tensor):
-            latents = event
-        elif isinstance(event, Progress):
-            yield event
-        else:
-            step, x0 = event
-            pixels = to_uint8(bundle.denoiser.autoencoder.preview(x0[None])[0])
-            yield Preview(_in_output(frame.canvas, frame), pixels, step + 1, task.steps)
-    assert latents is not None
 
-    f = bundle.spec.latent_factor
-    pending_tiles = centre_out(frame.output.tiles(TILE), frame.output.centre)
-    centre = (latents.shape[1] / 2, latents.shape[2] / 2)
-    count = len(pending_tiles)
-    for _, canvas, pending in decode(
-        bundle.denoiser, latents, preset, centre=centre, check=cancel.raise_if_cancelled
-    ):
-        waiting = [p.shift(frame.canvas.y, frame.canvas.x) for p in pending]
-        later = []
-        for tile in pending_tiles:
-            need = tile.scaled_outward(frame.model_per_output).grow(MARGIN)
-            need = need.intersect(frame.canvas)
-            if any(need.intersect(p).area for p in waiting):
-                later.append(tile)
-                continue
-            inside = need.shift(-frame.canvas.y, -frame.canvas.x)
-            rgb = to_uint8(canvas[(slice(None), *inside.slices)])
-            per = frame.model_per_output
-            rgb = to_source(rgb, need, tile, (1 / per[0], 1 / per[1]))
-            alpha = frame.alpha(tile, request.feather)
-            yield TileDone(tile, np.dstack([rgb, alpha]))
-        pending_tiles = later
-        yield Progress("decoding", count - len(later), count, counters.evaluations)
-    assert not pending_tiles, f"tiles left undone: {pending_tiles} (latent factor {f})"
-    yield Finished(time.perf_counter() - started, counters.evaluations, counters.network_seconds)
+@dataclass(frozen=True)
+class _Run:
+    """A request on its way."""
+
+    request: SynthesisRequest
+    bundle: ModelBundle
+    frame: Frame
+    task: CanvasTask
+    preset: Preset
+    total: int
+    check: Callable[[], None]
+    counters: Counters
+
+    def whole(self) -> Generator[Event, None, None]:
+        """All windows in step; then pixels, centre out."""
+        latents: torch.Tensor | None = None
+        place = _in_output(self.frame.canvas, self.frame)
+        sampling = sample_in_thread(
+            self.bundle.denoiser,
+            self.task,
+            self.preset,
+            total=self.total,
+            place=place,
+            check=self.check,
+            counters=self.counters,
+        )
+        with closing(sampling):
+            for event in sampling:
+                if isinstance(event, torch.Tensor):
+                    latents = event
+                else:
+                    yield event
+        assert latents is not None
+        shape = self.task.box.shape
+        tiles, decoder = self._decoder((shape[0] / 2, shape[1] / 2))
+        count = 0
+        while decoder.pending:
+            for n, pixels in decoder.next(latents):
+                count += 1
+                yield tiles.finish(n, pixels)
+            yield Progress("decoding", count, len(tiles), self.counters.evaluations)
+        assert count == len(tiles), f"{len(tiles) - count} tiles left undone"
+
+    def tile_by_tile(self, budget: int) -> Generator[Event, None, None]:
+        """Every tile alone, centre out, from what its neighbours have left."""
+        canvas = _lazy(self.request, self.bundle, self.task, self.check, self.counters, budget)
+        tiles = Tiles(self.frame, self.request.feather, centre_first=True)
+        place = self.frame.canvas
+        for n, need in enumerate(tiles.needs):
+            yield tiles.finish(n, canvas.pixels(need.shift(place.y, place.x)))
+            done = self.counters.evaluations
+            yield Progress("denoising", min(done, self.total), self.total, done)
+
+    def from_the_top(self, budget: int) -> Generator[Event, None, None]:
+        """Band by band, pixels as rows become final."""
+        tiles, decoder = self._decoder(None)
+        count = 0
+        sampling = sample_bands(
+            self.bundle.denoiser,
+            self.task,
+            self.preset,
+            budget=budget,
+            check=self.check,
+            counters=self.counters,
+        )
+        with closing(sampling):
+            for step in sampling:
+                if step.rows is None:
+                    yield Progress("denoising", step.evaluations, self.total, step.evaluations)
+                    continue
+                for finished in decoder.feed(step.rows):
+                    for n, pixels in finished:
+                        count += 1
+                        yield tiles.finish(n, pixels)
+        assert count == len(tiles), f"{len(tiles) - count} tiles left undone"
+
+    def _decoder(self, centre: tuple[float, float] | None) -> tuple[Tiles, Decoder]:
+        tiles = Tiles(self.frame, self.request.feather, centre is not None)
+        decoder = Decoder(
+            self.bundle.denoiser,
+            self.preset,
+            self.task.box.shape,
+            tiles.needs,
+            centre=centre,
+            check=self.check,
+            counters=self.counters,
+        )
+        return tiles, decoder
+
+
+def _lazy(
+    request: SynthesisRequest,
+    bundle: ModelBundle,
+    task: CanvasTask,
+    check: Callable[[], None],
+    counters: Counters,
+    budget: int = BUDGET,
+) -> LazyCanvas:
+    return LazyCanvas(
+        bundle.denoiser,
+        task,
+        PRESETS[request.sampler.preset],
+        threads=request.sampler.threads,
+        cache_bytes=budget // 2,
+        tile_bytes=budget // 2,
+        check=check,
+        counters=counters,
+    )
 
 
 def _in_output(canvas: Box, frame: Frame) -> Box:
@@ -207,58 +303,3 @@ def _in_output(canvas: Box, frame: Frame) -> Box:
     per = frame.model_per_output
     y0, x0 = round(canvas.y / per[0]), round(canvas.x / per[1])
     return Box(y0, x0, round(canvas.y1 / per[0]) - y0, round(canvas.x1 / per[1]) - x0)
-
-
-def _sample_in_thread(
-    task: CanvasTask,
-    preset: str,
-    bundle: ModelBundle,
-    cancel: CancelToken,
-    counters: Counters,
-    total: int,
-) -> Iterator[Progress | tuple[int, torch.Tensor] | torch.Tensor]:
-    """Run the sampler beside this generator, so that its callbacks become a stream.
-
-    The consumer's own pace never holds the network up, and abandoning the generator cancels
-    the run.
-    """
-    messages: queue.SimpleQueue[Progress | tuple[int, torch.Tensor] | torch.Tensor | Exception]
-    messages = queue.SimpleQueue()
-    stop = threading.Event()
-
-    def check() -> None:
-        cancel.raise_if_cancelled()
-        if stop.is_set():
-            raise GeneratorExit
-
-    def work() -> None:
-        try:
-            messages.put(
-                sample(
-                    bundle.denoiser,
-                    task,
-                    PRESETS[preset],
-                    check=check,
-                    on_step=lambda i, x0: messages.put((i, x0)),
-                    on_batch=lambda n: messages.put(Progress("denoising", n, total, n)),
-                    counters=counters,
-                ).cpu()
-            )
-        except GeneratorExit:
-            pass
-        except Exception as error:
-            messages.put(error)
-
-    thread = threading.Thread(target=work, name="napari-ssldiff-sampler", daemon=True)
-    thread.start()
-    try:
-        while True:
-            message = messages.get()
-            if isinstance(message, Exception):
-                raise message
-            yield message
-            if isinstance(message, torch.Tensor):
-                return
-    finally:
-        stop.set()
-        thread.join()

@@ -22,6 +22,7 @@ class PresetDefaults:
 PRESETS = {
     "bulk": PresetDefaults(20),
     "draft": PresetDefaults(4, 1.0),
+    "lazy": PresetDefaults(20),
     "paper": PresetDefaults(50, 4.0),
 }
 

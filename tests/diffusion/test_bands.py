@@ -1,0 +1,259 @@
+"""A canvas in bands is the canvas, with little of it in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from napari_ssldiff.diffusion import decode as room
+from napari_ssldiff.diffusion.bands import (
+    BandStep,
+    _Front,
+    canvas_bytes,
+    plan_bands,
+    sample_bands,
+)
+from napari_ssldiff.diffusion.bundle import Denoiser
+from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan, sample
+from napari_ssldiff.diffusion.decode import Decoder, decode
+from napari_ssldiff.diffusion.presets import PRESETS
+from napari_ssldiff.diffusion.scratch import Scratch
+from napari_ssldiff.errors import Cancelled
+from napari_ssldiff.geometry import Box, plan_windows
+
+Make = Callable[..., Denoiser]
+
+
+class Bent(nn.Module):
+    """A nonlinear network in which every latent sees its neighbours, condition and time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Conv2d(12, 12, 5, padding=2)
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> Any:
+        self.batches.append(len(x))
+        mean = context.mean(dim=(1, 2))[:, None, None, None]
+        return SimpleNamespace(
+            sample=torch.tanh(self.inner(x) + mean + t[:, None, None, None] / 1e3)
+        )
+
+
+@pytest.fixture
+def model(make_denoiser: Make) -> Denoiser:
+    """Windows of 8 latents, nonlinear, with a student that is."""
+    made = make_denoiser(student=Bent)
+    made.network = Bent()
+    return made
+
+
+def task(box: Box, **changes: Any) -> CanvasTask:
+    arguments: dict[str, Any] = {
+        "box": box,
+        "tokens": lambda w: torch.full((4, 3), float(np.sin(w.y * 0.7) + np.cos(w.x * 0.3))),
+        "steps": 4,
+        "guidance": 1.0,
+        "strength": 1.0,
+        "seed": 4,
+        "batch": 3,
+        **changes,
+    }
+    return CanvasTask(**arguments)
+
+
+def known(box: Box) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).normal(size=(12, *box.shape))).float()
+
+
+def rows_of(steps: list[BandStep]) -> list[torch.Tensor]:
+    return [step.rows for step in steps if step.rows is not None]
+
+
+@pytest.mark.parametrize("budget", [0, 2**31])
+@pytest.mark.parametrize("preset", ["bulk", "draft", "paper"])
+@pytest.mark.parametrize("box", [Box(0, 0, 8, 8), Box(-3, 7, 77, 20), Box(5, -9, 61, 9)])
+def test_a_canvas_in_bands_is_the_whole_canvas(
+    box: Box, preset: str, budget: int, model: Denoiser
+) -> None:
+    work = task(box)
+    whole = sample(model, work, PRESETS[preset])
+    rows = rows_of(list(sample_bands(model, work, PRESETS[preset], budget=budget)))
+    assert box.h < 20 or len(rows) > 3
+    torch.testing.assert_close(torch.cat(rows, 1), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 20, "guidance": 2.5},
+        {"steps": 17, "strength": 0.6},
+        {"steps": 6, "guidance": 3.0, "guidance_interval": (-1.0, 1.0)},
+        {"steps": 9, "mask": True},
+        {"strength": 0.0},
+        {"batch": None},
+        {"batch": 16},
+    ],
+    ids=str,
+)
+def test_in_every_way_of_sampling(changes: dict[str, Any], model: Denoiser) -> None:
+    box = Box(3, 0, 61, 20)
+    if changes.get("mask"):
+        mask = torch.zeros(box.shape)
+        mask[20:41, 3:16] = 1
+        changes = {**changes, "mask": mask}
+    work = task(box, known=known(box), **changes)
+    counters = Counters()
+    whole = sample(model, work, PRESETS["bulk"])
+    steps = list(sample_bands(model, work, PRESETS["bulk"], counters=counters, budget=0))
+    torch.testing.assert_close(torch.cat(rows_of(steps), 1), whole, atol=1e-5, rtol=0)
+    planned = plan(work, PRESETS["bulk"], model.spec).evaluations
+    assert steps[-1].evaluations == counters.evaluations == planned
+
+
+@pytest.mark.parametrize("preset", ["bulk", "paper"])
+def test_a_band_settles_rows_that_no_later_band_reaches(preset: str, model: Denoiser) -> None:
+    windows = plan_windows((93, 20), 8, 6 if preset == "bulk" else 2)
+    for least in (1, 4, 10, 1000):
+        bands = plan_bands(windows, (93, 20), least)
+        assert [w for band in bands for w in band.windows] == list(windows)
+        assert all(len(band.windows) >= least for band in bands[:-1])
+        edge = 0
+        for n, band in enumerate(bands):
+            assert (band.strip.y, band.strip.shape[1]) == (edge, 20)
+            edge = band.strip.y1
+            assert all(w.y >= edge for later in bands[n + 1 :] for w in later.windows)
+            assert max(w.y1 for w in band.windows) <= bands[band.last].strip.y1
+        assert edge == 93
+
+
+def test_rows_leave_long_before_the_canvas_is_done(model: Denoiser) -> None:
+    work = task(Box(0, 0, 8 + 6 * 99, 14), steps=5)
+    steps = list(sample_bands(model, work, PRESETS["bulk"]))
+    first = next(step for step in steps if step.rows is not None)
+    assert first.evaluations <= 0.1 * steps[-1].evaluations
+
+
+def test_what_is_held_depends_on_the_steps_and_not_on_the_height(
+    model: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = [0]
+    use = _Front._use
+
+    def watched(self: _Front, strips: Any) -> list[torch.Tensor]:
+        states = use(self, strips)
+        most[0] = max(most[0], sum(s.nbytes for s in self._held.values()))
+        return states
+
+    monkeypatch.setattr(_Front, "_use", watched)
+    held = []
+    for height, budget in ((300, 2**31), (900, 2**31), (900, 60_000)):
+        most[0] = 0
+        list(sample_bands(model, task(Box(0, 0, height, 20)), PRESETS["bulk"], budget=budget))
+        held.append(most[0])
+    assert held[0] == held[1] < canvas_bytes(task(Box(0, 0, 300, 20)), model.spec) / 4
+    assert held[2] <= 60_000 < held[0]
+
+
+def test_a_scratch_folder_gives_back_what_it_took_and_goes(
+    model: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+    put = Scratch.put
+
+    def watched(self: Scratch, key: Any, tensor: torch.Tensor) -> None:
+        put(self, key, tensor)
+        assert self.folder is not None
+        folders.append(self.folder)
+
+    monkeypatch.setattr(Scratch, "put", watched)
+    scratch, tensor = Scratch(), torch.randn(3, 4, 5)
+    assert scratch.folder is None
+    scratch.put(7, tensor)
+    assert 7 in scratch
+    assert torch.equal(scratch.take(7, torch.device("cpu")), tensor)
+    assert 7 not in scratch
+    assert list(folders[-1].iterdir()) == []
+    scratch.close()
+    work = task(Box(0, 0, 80, 20))
+    steps = sample_bands(model, work, PRESETS["bulk"], budget=0)
+    for step in steps:
+        if step.rows is not None:
+            break
+    assert folders[-1].exists()
+    steps.close()
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_bands_are_cancelled_before_the_next_network_call(model: Denoiser) -> None:
+    def check() -> None:
+        if len(model.network.batches) == 7:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        list(sample_bands(model, task(Box(0, 0, 80, 20)), PRESETS["bulk"], check=check))
+    assert len(model.network.batches) == 7
+
+
+def tiles(shape: tuple[int, int], size: int, margin: int) -> list[Box]:
+    whole = Box(0, 0, *shape)
+    return [tile.grow(margin).intersect(whole) for tile in whole.tiles(size)]
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding windows of 12 latents that overlap by 4."""
+    monkeypatch.setattr(room, "WINDOW", 12)
+    monkeypatch.setattr(room, "OVERLAP", 4)
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("preset", ["bulk", "paper"])
+@pytest.mark.parametrize("from_the_top", [False, True])
+def test_every_wanted_box_comes_once_and_is_that_part_of_the_image(
+    from_the_top: bool, preset: str, model: Denoiser
+) -> None:
+    latents = known(Box(0, 0, 70, 53))
+    *_, (_, image, _) = decode(model, latents, PRESETS[preset], centre=(35, 26))
+    wanted = tiles((140, 106), 20, 3)
+    centre = None if from_the_top else (35.0, 26.0)
+    decoder = Decoder(model, PRESETS[preset], (70, 53), wanted, centre=centre)
+    got: dict[int, torch.Tensor] = {}
+    if from_the_top:
+        parts = [p for rows in latents.split(7, 1) for p in decoder.feed(rows)]
+    else:
+        parts = []
+        while decoder.pending:
+            parts.append(decoder.next(latents))
+    for n, pixels in (pair for part in parts for pair in part):
+        assert n not in got
+        got[n] = pixels
+    assert sorted(got) == list(range(len(wanted)))
+    for n, box in enumerate(wanted):
+        torch.testing.assert_close(got[n], image[(slice(None), *box.slices)], atol=1e-5, rtol=0)
+    assert decoder.mosaic.held == 0
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_decoding_from_the_top_holds_a_front_and_no_image(model: Denoiser) -> None:
+    held = []
+    for height in (80, 400):
+        latents = torch.zeros(12, height, 40)
+        decoder = Decoder(model, PRESETS["bulk"], (height, 40), tiles((2 * height, 80), 20, 3))
+        most = 0
+        for rows in latents.split(6, 1):
+            for _ in decoder.feed(rows):
+                assert decoder._rows is not None
+                most = max(most, decoder.mosaic.held)
+            assert decoder._rows is not None
+            assert decoder._rows.shape[1] <= 24
+        held.append(most)
+    assert held[0] == held[1] < 0.2 * 3 * 4 * 800 * 80

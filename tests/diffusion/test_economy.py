@@ -1,0 +1,190 @@
+"""What a run costs: batches that suit the machine, guidance only where it helps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from napari_ssldiff.diffusion.batches import CPU_BATCH, choose_batch, measured_batch
+from napari_ssldiff.diffusion.bundle import Denoiser
+from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan, sample
+from napari_ssldiff.diffusion.decode import Decoder, decode, encode
+from napari_ssldiff.diffusion.presets import PRESETS
+from napari_ssldiff.errors import Cancelled
+from napari_ssldiff.geometry import Box
+
+Make = Callable[..., Denoiser]
+BULK = PRESETS["bulk"]
+
+
+class Clockwork(nn.Module):
+    """Takes the time it is told for so many rows; the clock is its own."""
+
+    def __init__(self, seconds: Callable[[int], float], monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.seconds, self.now, self.asked = seconds, 0.0, []  # type: ignore[var-annotated]
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> Any:
+        self.asked.append(len(x))
+        self.now += self.seconds(len(x))
+        return SimpleNamespace(sample=x)
+
+
+def task(box: Box, **changes: Any) -> CanvasTask:
+    arguments: dict[str, Any] = {
+        "box": box,
+        "tokens": lambda window: torch.full((4, 3), 0.5),
+        "steps": 5,
+        "guidance": 1.0,
+        "strength": 1.0,
+        "seed": 4,
+        **changes,
+    }
+    return CanvasTask(**arguments)
+
+
+def test_the_batch_grows_as_long_as_it_makes_windows_faster(
+    make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds, best in (
+        (lambda rows: 1.0, 32),  # a call costs the same however large
+        (lambda rows: float(rows), 1),  # nothing is gained
+        (lambda rows: float(max(rows, 8)), 8),  # full at eight
+    ):
+        model = make_denoiser()
+        model.network = Clockwork(seconds, monkeypatch)
+        assert measured_batch(model, 1, 1000) == best
+        assert measured_batch(model, 2, 1000) == max(1, best // 2) or best == 32
+
+
+def test_a_batch_is_measured_once_and_never_beyond_the_windows(
+    make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_denoiser()
+    model.network = clock = Clockwork(lambda rows: 1.0, monkeypatch)
+    assert measured_batch(model, 1, 5) == 5
+    assert max(clock.asked) == 8
+    assert measured_batch(model, 1, 1) == 1
+    asked = len(clock.asked)
+    assert measured_batch(model, 1, 5) == 5
+    assert len(clock.asked) == asked
+    assert measured_batch(model, 1, 100) == 32  # only the sizes that are new
+    assert clock.asked[asked:] == [16, 16, 32, 32]
+
+
+def test_a_batch_that_does_not_fit_is_not_chosen(
+    make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(rows: int) -> float:
+        if rows > 4:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return 1.0
+
+    model = make_denoiser()
+    model.network = Clockwork(seconds, monkeypatch)
+    assert measured_batch(model, 2, 100) == 2
+
+
+def test_measuring_can_be_cancelled(make_denoiser: Make) -> None:
+    def check() -> None:
+        raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        measured_batch(make_denoiser(), 1, 100, check)
+
+
+def test_on_a_cpu_nothing_is_measured_and_results_do_not_vary(make_denoiser: Make) -> None:
+    model, box = make_denoiser(share=0.3), Box(0, 0, 26, 44)
+    assert choose_batch(model, 2, 100) == CPU_BATCH
+    assert choose_batch(model, 2, 3) == 3
+    assert model.network.batches == []
+    automatic = sample(model, task(box, batch=None), BULK)
+    assert max(model.network.batches) == 16
+    assert torch.equal(automatic, sample(model, task(box, batch=16), BULK))
+
+
+@pytest.mark.parametrize("preset", ["bulk", "paper"])
+def test_outside_its_interval_guidance_costs_and_changes_nothing(
+    preset: str, make_denoiser: Make
+) -> None:
+    box, steps = Box(0, 0, 8, 20), 10
+    solver = PRESETS[preset].make_solver(make_denoiser().spec, steps, 1.0)
+    snr = [math.log(a / s) for a, s in map(solver.level, range(steps))]
+    for interval in ((-99.0, 99.0), (snr[3], snr[6]), (snr[3] + 1e-6, 99.0), (50.0, 99.0)):
+        guided = [interval[0] <= value <= interval[1] for value in snr]
+        model, counters = make_denoiser(), Counters()
+        work = task(box, guidance=3.0, steps=steps, guidance_interval=interval)
+        means: list[float] = []
+        sample(
+            model, work, PRESETS[preset], counters=counters,
+            on_step=lambda i, x0, to=means: to.append(float(x0.mean())),
+        )  # fmt: skip
+        windows = len(plan(work, PRESETS[preset], model.spec).windows)
+        expected = [windows * (2 if g else 1) for g in guided]
+        assert model.network.batches == expected
+        assert counters.evaluations == sum(expected)
+        assert plan(work, PRESETS[preset], model.spec).evaluations == sum(expected)
+        # The network answers the tokens' mean: 0.5 with them, 0 without.
+        assert means == pytest.approx([1.5 if g else 0.5 for g in guided], abs=1e-4)
+
+
+def test_an_interval_that_holds_every_step_is_guidance(make_denoiser: Make) -> None:
+    work = task(Box(0, 0, 9, 20), guidance=3.0)
+    everywhere = replace(work, guidance_interval=(-1e9, 1e9))
+    a, b = (sample(make_denoiser(share=0.4), w, BULK) for w in (work, everywhere))
+    assert torch.equal(a, b)
+
+
+def test_seconds_are_counted_where_they_are_spent(
+    make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, counters = make_denoiser(), Counters()
+    model.network = clock = Clockwork(lambda rows: 1.0, monkeypatch)
+    sample(model, task(Box(0, 0, 8, 20), batch=2), BULK, counters=counters)
+    assert (counters.network_seconds, counters.decode_seconds) == (10.0, 0.0)
+    network = model.autoencoder.network
+    for name in ("encode", "decode"):
+        call = getattr(network, name)
+
+        def slow(values: torch.Tensor, call: Any = call) -> Any:
+            clock.now += 0.5
+            return call(values)
+
+        setattr(network, name, slow)
+    latents = encode(model, torch.zeros(3, 16, 16), counters=counters)
+    assert counters.decode_seconds == 0.5
+    decoder = Decoder(model, BULK, (8, 8), [Box(0, 0, 16, 16)], counters=counters)
+    assert len(decoder.next(latents)) == 1
+    assert (counters.network_seconds, counters.decode_seconds) == (10.0, 1.0)
+    assert len(list(decode(model, latents, BULK, centre=(0, 0)))) == 1
+
+
+def test_the_engine_takes_little_time_beside_the_network(make_denoiser: Make) -> None:
+    """Sixteen windows of a usual size, a network of 5 ms: its share of all work is above 3/4.
+
+    By processor time, which a busy machine does not stretch as it does the clock's.
+    """
+
+    class Sleeper(nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> Any:
+            time.sleep(0.005)
+            return SimpleNamespace(sample=x)
+
+    model = make_denoiser(window=16)
+    model.network = Sleeper()
+    work = task(Box(0, 0, 16 + 36, 16 + 36), steps=20, guidance=1.5)
+    shares = []
+    for _ in range(3):
+        started = time.thread_time()
+        sample(model, work, BULK)
+        shares.append(20 * 0.005 / (20 * 0.005 + time.thread_time() - started))
+    assert max(shares) > 0.75

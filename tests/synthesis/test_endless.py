@@ -1,0 +1,223 @@
+"""A slide without bounds: what reading gives, what working makes, and that it stays the same."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_ssldiff.embeddings.endless import MirroredField, Territories
+from napari_ssldiff.embeddings.field import EmbeddingField
+from napari_ssldiff.errors import InputError, ModelError
+from napari_ssldiff.geometry import Box
+from napari_ssldiff.synthesis.endless import (
+    APPROXIMATE,
+    TILES_PER_VIEW,
+    LazyScene,
+    Palette,
+    fit_palette,
+)
+from napari_ssldiff.synthesis.request import Sampler
+
+SHAPE = (1_000_000, 1_000_000)
+
+
+@pytest.fixture
+def field(bundle: Any) -> EmbeddingField:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(3, 5, bundle.spec.token_width)).astype(np.float32)
+    cell = bundle.spec.cell
+    return EmbeddingField(vectors, (0, 0), (cell, cell), bundle.encoder.spec.id, 1.0, "pixel")
+
+
+@pytest.fixture
+def palette(bundle: Any) -> Palette:
+    d = bundle.spec.token_width
+    return Palette(np.ones((d, 3), np.float32) * 20, np.full(3, 128, np.float32))
+
+
+@pytest.fixture
+def slide(bundle: Any, field: EmbeddingField, palette: Palette) -> Callable[..., LazyScene]:
+    def build(shape: tuple[int, int] = SHAPE, **options: Any) -> LazyScene:
+        sampler = Sampler("lazy", steps=3, guidance=1.0, seed=5, batch=4, threads=1)
+        return LazyScene(bundle, MirroredField(field), palette, shape, sampler, **options)
+
+    return build
+
+
+def test_a_mirrored_field_is_the_field_inside_and_its_mirror_image_outside(
+    field: EmbeddingField,
+) -> None:
+    places, cell = MirroredField(field), field.cell[0]
+    y, x = np.array([0.2, 1.7, 2.9]) * cell, np.array([0.1, 3.3, 4.9]) * cell
+    assert np.array_equal(places.sample(y, x), field.sample(y, x))
+    np.testing.assert_allclose(places.sample(-y, x), field.sample(y, x), atol=1e-6)
+    np.testing.assert_allclose(places.sample(y, 10 * cell - x), field.sample(y, x), atol=1e-6)
+    np.testing.assert_allclose(places.sample(y + 6000 * cell, x), field.sample(y, x), atol=1e-4)
+    near = places.sample([-0.01, 0.01], 0.0)
+    assert float(near[0] @ near[1]) > 0.999
+
+
+def test_territories_are_a_function_of_place_and_made_of_their_prototypes() -> None:
+    prototypes = np.eye(4, dtype=np.float32)
+    places = Territories(prototypes, scale=1000, sharpness=6, seed=1, encoder="e")
+    grid = np.arange(-30_000, 30_000, 500)
+    made = places.sample(grid[:, None], grid[None, :])
+    np.testing.assert_allclose(np.linalg.norm(made, axis=-1), 1, atol=1e-5)
+    assert set(np.unique(made.argmax(-1))) == {0, 1, 2, 3}
+    part = places.sample(grid[40:43][:, None], grid[7])
+    assert np.array_equal(part[:, 0], made[40:43, 7])
+    step = places.sample([0.0, 1.0], 123.0)
+    assert float(step[0] @ step[1]) > 0.99
+    far = replace(places, seed=2).sample(grid[:, None], grid[None, :])
+    assert abs(np.corrcoef(far[..., 0].ravel(), made[..., 0].ravel())[0, 1]) < 0.1
+    assert places.digest != replace(places, seed=2).digest
+    with pytest.raises(InputError, match="need a scale above 0"):
+        replace(places, scale=0)
+
+
+def test_a_palette_finds_colours_that_are_linear_in_the_embedding(field: EmbeddingField) -> None:
+    rng = np.random.default_rng(1)
+    many = replace(field, vectors=rng.normal(size=(30, 40, field.width)).astype(np.float32))
+    wanted = 128 + many.vectors @ rng.normal(size=(field.width, 3)) * 10
+    np.testing.assert_allclose(fit_palette(many, wanted, 1e-6)(many.vectors), wanted, atol=0.5)
+    with pytest.raises(InputError, match="1200 cells, 3 colours"):
+        fit_palette(many, wanted.reshape(-1, 3)[:3])
+
+
+def test_levels_halve_down_to_a_plain_array(slide: Callable[..., LazyScene]) -> None:
+    levels = slide().levels
+    assert levels[0].shape == (*SHAPE, 4)
+    for finer, coarser in itertools.pairwise(levels):
+        assert [-(-n // 2) for n in finer.shape[:2]] == list(coarser.shape[:2])
+    assert type(levels[-1]) is np.ndarray
+    assert max(levels[-1].shape) <= 256
+    assert (levels[-1][..., 3] == APPROXIMATE).all()
+    with pytest.raises(InputError, match="does not fit into memory"):
+        np.asarray(levels[0])
+
+
+def test_reading_makes_nothing_and_asks_for_what_is_missing(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene = slide()
+    view = scene.levels[0][500_000:500_300, 700_000:700_400]
+    assert view.shape == (300, 400, 4)
+    assert not view.any()
+    assert scene.counters.evaluations == 0
+    assert scene.waiting == 6
+    assert scene.levels[0][3, 4].tolist() == [0, 0, 0, 0]  # pointing at a pixel is no view
+    assert scene.waiting == 6
+    assert scene.wait(0.01)
+
+
+def test_what_was_asked_for_is_made_the_middle_first_and_then_read(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene = slide()
+    where = (slice(500_000, 500_700), slice(700_000, 700_700))
+    scene.levels[0][where]
+    boxes = list(scene.work())
+    assert boxes[0].contains(Box(500_350, 700_350, 1, 1))
+    assert len(boxes) == len(set(boxes)) == 16
+    made = scene.levels[0][where]
+    assert (made[..., 3] == 255).all()
+    assert made[..., :3].std() > 1
+    assert scene.waiting == 0
+    # The same pixels, averaged, a level up.
+    half = scene.levels[1][250_000:250_350, 350_000:350_350]
+    mean = made[..., :3].reshape(350, 2, 350, 2, 3).mean((1, 3))
+    assert np.abs(half[..., :3] - mean).max() <= 1
+    assert (half[..., 3] == 255).all()
+
+
+def test_it_is_the_same_tissue_when_one_comes_back_and_in_another_slide(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene, other = slide(cache_bytes=400_000), slide()
+    there = (slice(1000, 1200), slice(2000, 2100))
+    scene.levels[0][there]
+    list(scene.work())
+    first = scene.levels[0][there]
+    for x in (10_000, 90_000):
+        scene.levels[0][5000:5400, x : x + 400]
+        list(scene.work())
+    assert not scene.levels[0][there].any()  # it was dropped
+    list(scene.work())
+    assert np.array_equal(scene.levels[0][there], first)
+    other.levels[0][900:1300, 1900:2300]
+    list(other.work())
+    assert np.array_equal(other.levels[0][there], first)
+    assert other.digest == scene.digest
+
+
+def test_memory_is_bounded_by_the_budget(slide: Callable[..., LazyScene]) -> None:
+    scene = slide(cache_bytes=500_000)
+    for x in range(0, 4096, 512):
+        scene.levels[0][0:256, x : x + 256]
+        list(scene.work())
+        assert scene._tiles.used <= 500_000
+
+
+def test_a_view_of_too_many_tiles_shows_the_map_and_asks_for_nothing(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene = slide()
+    side = int(TILES_PER_VIEW**0.5 + 1) * 256 // 4
+    view = scene.levels[2][0:side, 0:side]
+    assert scene.waiting == 0
+    assert (view[..., 3] == APPROXIMATE).all()
+
+
+def test_the_map_does_not_change_when_the_view_is_panned(slide: Callable[..., LazyScene]) -> None:
+    level = slide().levels[6]
+    one, two = level[1000:1100, 2000:2100], level[1010:1110, 2030:2130]
+    assert np.abs(one[10:, 30:].astype(int) - two[:-10, :-30]).max() <= 1
+    assert one[..., :3].std() > 1
+
+
+def test_levels_are_read_like_arrays(slide: Callable[..., LazyScene]) -> None:
+    level = slide((1000, 1500)).levels[1]
+    whole = level[:]
+    assert whole.shape == level.shape == (500, 750, 4)
+    assert np.array_equal(level[3], whole[3])
+    assert np.array_equal(level[..., 3], whole[..., 3])
+    assert np.array_equal(level[-5, 2:9:3, 1], whole[-5, 2:9:3, 1])
+    assert np.array_equal(np.asarray(level), whole)
+    with pytest.raises(IndexError, match="outside a level of 500"):
+        level[500]
+    with pytest.raises(IndexError, match="read forwards"):
+        level[::-1]
+
+
+def test_the_coarsest_level_turns_true_where_all_was_made(slide: Callable[..., LazyScene]) -> None:
+    scene = slide((600, 300))
+    coarsest = scene.levels[-1]
+    assert coarsest.shape == (150, 75, 4)
+    scene.levels[0][:]
+    list(scene.work())
+    assert scene.levels[-1] is coarsest
+    assert (coarsest[..., 3] == 255).all()
+    far = slide()
+    for key in [(i, j) for i in range(16) for j in range(16)]:
+        far._paint_coarsest(key, np.full(3, 77, np.float32))
+    assert far.levels[-1][0, 0].tolist() == [77, 77, 77, 255]
+    assert far.levels[-1][0, 1, 3] == APPROXIMATE
+
+
+def test_what_does_not_fit_is_refused(
+    bundle: Any, field: EmbeddingField, palette: Palette, tmp_path: Path
+) -> None:
+    places = MirroredField(field)
+    with pytest.raises(InputError, match="needs the preset lazy, not bulk"):
+        LazyScene(bundle, places, palette, SHAPE, Sampler("bulk"))
+    lazy = Sampler("lazy", steps=2, guidance=1.0, batch=4)
+    with pytest.raises(ModelError, match="embed them with this model"):
+        LazyScene(bundle, MirroredField(replace(field, encoder="x")), palette, SHAPE, lazy)
+    with pytest.raises(InputError, match="at least one pixel"):
+        LazyScene(bundle, places, palette, (0, 5), lazy)

@@ -331,7 +331,7 @@ def test_ctrl_c_ends_with_130_and_writes_nothing(
         def stop(*_: Any, error: BaseException = error, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(run, "decode", stop)
+        monkeypatch.setattr(run, "Decoder", stop)
         assert main(vary(tmp_path / "out.ome.zarr")) == 130
         said = capsys.readouterr()
         assert said.out == ""

@@ -58,30 +58,31 @@ def schedule() -> dict[str, Any]:
     return dict(SCHEDULE)
 
 
+def build_denoiser(
+    window: int = 8,
+    share: float = 0.0,
+    prediction: str = "sample",
+    student: Callable[[], nn.Module] | None = None,
+) -> Denoiser:
+    """A denoiser of ``window`` latents (two pixels each) around :class:`MeanNetwork`."""
+    spec = ModelSpec(
+        window * 2, 2, 3, 12, 2, prediction, SCHEDULE,  # type: ignore[arg-type]
+        StudentSpec(4, 1.5) if student else None,
+    )  # fmt: skip
+    return Denoiser(
+        spec,
+        Autoencoder(FoldingNetwork(), 1, 12),
+        MeanNetwork(share),
+        FlatProjection(),  # type: ignore[arg-type]
+        torch.device("cpu"),
+        student,
+    )
+
+
 @pytest.fixture
 def make_denoiser() -> Callable[..., Denoiser]:
-    """A denoiser of ``window`` latents (two pixels each) around :class:`MeanNetwork`."""
-
-    def make(
-        window: int = 8,
-        share: float = 0.0,
-        prediction: str = "sample",
-        student: Callable[[], nn.Module] | None = None,
-    ) -> Denoiser:
-        spec = ModelSpec(
-            window * 2, 2, 3, 12, 2, prediction, SCHEDULE,  # type: ignore[arg-type]
-            StudentSpec(4, 1.5) if student else None,
-        )  # fmt: skip
-        return Denoiser(
-            spec,
-            Autoencoder(FoldingNetwork(), 1, 12),
-            MeanNetwork(share),
-            FlatProjection(),  # type: ignore[arg-type]
-            torch.device("cpu"),
-            student,
-        )
-
-    return make
+    """:func:`build_denoiser`."""
+    return build_denoiser
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,8 +38,6 @@ class Curved(nn.Module):
         self.inner = nn.Conv2d(12, 12, 3, padding=1)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> Any:
-        from types import SimpleNamespace
-
         mean = context.mean(dim=(1, 2))[:, None, None, None]
         return SimpleNamespace(sample=torch.tanh(self.inner(x)) + mean)
 
@@ -126,16 +127,14 @@ def test_latents_are_the_same_to_the_bit_in_any_order_and_by_any_way(
 
 def test_a_tile_is_the_same_in_another_process(make: Callable[..., LazyCanvas]) -> None:
     code = (
-        "import sys; sys.path.insert(0, 'tests/diffusion')\n"
-        "import hashlib, conftest, test_lazy, torch\n"
-        "model = conftest.make_denoiser.__wrapped__()() if hasattr(conftest.make_denoiser, "
-        "'__wrapped__') else conftest.make_denoiser._get_wrapped_function()()\n"
+        "import hashlib, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import conftest, test_lazy\n"
+        "model = conftest.build_denoiser()\n"
         "model.network = test_lazy.Curved()\n"
         "c = test_lazy.LazyCanvas(model, test_lazy.task(), test_lazy.LAZY, threads=1)\n"
         "print(hashlib.sha256(c.tile(3, -2).numpy().tobytes()).hexdigest())\n"
     )
-    import hashlib
-
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
@@ -170,11 +169,11 @@ def test_what_is_near_is_not_computed_again(make: Callable[..., LazyCanvas]) -> 
     canvas = make()
     canvas.latents(Box(0, 0, 16, 16))
     first = canvas.counters.evaluations
-    assert first == canvas.evaluations([Box(0, 0, 16, 16)])
+    assert first == canvas.plan.evaluations([Box(0, 0, 16, 16)])
     canvas.latents(Box(2, 2, 9, 9))
     assert canvas.counters.evaluations == first
     canvas.latents(Box(0, 16, 16, 4))
-    assert canvas.counters.evaluations - first < 0.7 * canvas.evaluations([Box(0, 16, 16, 4)])
+    assert canvas.counters.evaluations - first < 0.7 * canvas.plan.evaluations([Box(0, 16, 16, 4)])
 
 
 def test_memory_does_not_grow_with_the_canvas(make: Callable[..., LazyCanvas]) -> None:
@@ -214,7 +213,7 @@ def test_outside_the_mask_the_known_latents_stay_and_nothing_is_computed(
     assert torch.equal(out[:, mask == 0], known[:, mask == 0])
     assert float((out - known)[:, mask == 1].abs().mean()) > 0.1
     free = make(task(box=box))
-    assert canvas.evaluations([box]) < free.evaluations([box]) / 2
+    assert canvas.plan.evaluations([box]) < free.plan.evaluations([box]) / 2
 
 
 def test_a_cancelled_call_leaves_a_canvas_that_still_works(

@@ -37,7 +37,6 @@ from napari_ssldiff.evaluation.layouts import (
     at_window_256,
     evaluations_per_megapixel,
     layout_of,
-    stride_of,
 )
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.models.load import ModelBundle, _stock
@@ -111,7 +110,7 @@ def test_the_papers_counts_come_out_of_the_formulas() -> None:
     per_mpx, counted = {}, {}
     for name in ("paper", "bulk"):
         preset = PRESETS[name]
-        stride = stride_of(preset, spec) * spec.latent_factor
+        stride = preset.stride_of(spec) * spec.latent_factor
         per_mpx[name] = evaluations_per_megapixel(stride, preset.steps * 2)
         task = make_task(256, preset.steps)
         counted[name] = plan(task, preset, spec).evaluations

@@ -174,6 +174,18 @@ def test_a_view_of_too_many_tiles_shows_the_map_and_asks_for_nothing(
     assert (view[..., 3] == APPROXIMATE).all()
 
 
+def test_a_view_of_the_whole_slide_is_read_at_once_and_shows_what_was_made(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene = slide()
+    scene.make((2000, 2000))
+    wide = scene.levels[8][:]  # a pixel per tile, fifteen million of them
+    assert wide.shape == (3907, 3907, 4)
+    assert wide[2000, 2000, 3] == 255
+    assert (wide[..., 3] == 255).sum() == 1
+    assert scene.waiting == 0
+
+
 def test_the_map_does_not_change_when_the_view_is_panned(slide: Callable[..., LazyScene]) -> None:
     level = slide().levels[6]
     one, two = level[1000:1100, 2000:2100], level[1010:1110, 2030:2130]

@@ -10,7 +10,15 @@ import pytest
 
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.synthesis import Sampler, SynthesisRequest, TileDone, make_request, synthesize
+from napari_ssldiff.synthesis import (
+    Finished,
+    Sampler,
+    Started,
+    SynthesisRequest,
+    TileDone,
+    make_request,
+    synthesize,
+)
 
 
 def test_a_request_says_all_that_the_last_bit_depends_on_and_gives_the_same_pixels_again(
@@ -25,6 +33,10 @@ def test_a_request_says_all_that_the_last_bit_depends_on_and_gives_the_same_pixe
         again = SynthesisRequest.from_dict(request.to_dict())
         assert again == request
         events = list(synthesize(again, bundle=bundle, scene=scene))
+        first, last = events[0], events[-1]
+        assert isinstance(first, Started)
+        assert isinstance(last, Finished)
+        assert first.evaluations == last.evaluations > 0
         made.append([e for e in events if isinstance(e, TileDone)])
     for one, other in zip(*made, strict=True):
         assert one.box == other.box

@@ -107,9 +107,7 @@ def plan(task: CanvasTask, preset: Preset, spec: ModelSpec) -> CanvasPlan:
     ``n`` windows of size W at stride S along a side of L latents are
     ``ceil((L - W) / S) + 1``; the last one is snapped to the border.
     """
-    window = spec.window_latents
-    stride = max(1, round(preset.stride * window))
-    windows = plan_windows(task.box.shape, window, stride)
+    windows = plan_windows(task.box.shape, spec.window_latents, preset.stride_of(spec))
     if task.mask is not None:
         windows = tuple(w for w in windows if bool(task.mask[w.slices].any()))
     if task.strength == 0:

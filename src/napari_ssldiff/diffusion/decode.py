@@ -63,8 +63,7 @@ def encode_parts(
 def decode_windows(shape: tuple[int, int], preset: Preset, spec: ModelSpec) -> list[Box]:
     """The windows, in latents and row by row, in which a canvas of ``shape`` is decoded."""
     if preset.decode == "gaussian":
-        size = spec.window_latents
-        return cover(shape, size, max(1, round(size * preset.stride)))
+        return cover(shape, spec.window_latents, preset.stride_of(spec))
     return cover(shape, WINDOW, WINDOW - OVERLAP)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -64,10 +64,11 @@ class Sized(Protocol):
         ...
 
 
+Name = TypeVar("Name", bound=Hashable)
 Kept = TypeVar("Kept", bound=Sized)
 
 
-class ByteCache(Generic[Kept]):
+class ByteCache(Generic[Name, Kept]):
     """Tensors or arrays by key, the least recently used dropped first.
 
     Nothing is dropped before :meth:`trim`: what a computation has put here it will find.
@@ -82,22 +83,25 @@ class ByteCache(Generic[Kept]):
         if budget < 0:
             raise ValueError(f"a cache cannot hold {budget} bytes")
         self.budget, self.used = budget, 0
-        self._tensors: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._tensors: OrderedDict[Name, Kept] = OrderedDict()
 
-    def __contains__(self, key: Hashable) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._tensors
+
+    def __iter__(self) -> Iterator[Name]:
+        return iter(self._tensors)
 
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def get(self, key: Hashable) -> Kept | None:
+    def get(self, key: Name) -> Kept | None:
         """What is kept under ``key``, now the most recently used; or ``None``."""
         if key not in self._tensors:
             return None
         self._tensors.move_to_end(key)
         return self._tensors[key]
 
-    def put(self, key: Hashable, tensor: Kept) -> None:
+    def put(self, key: Name, tensor: Kept) -> None:
         """Keep a tensor."""
         before = self._tensors.pop(key, None)
         if before is not None:

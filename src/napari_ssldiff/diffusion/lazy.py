@@ -15,8 +15,7 @@ guidance on: 2,560).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -26,6 +25,7 @@ from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, guided
 from napari_ssldiff.diffusion.lattice import ByteCache, Key, Lattice
 from napari_ssldiff.diffusion.noise import place_noise
 from napari_ssldiff.diffusion.presets import Preset
+from napari_ssldiff.diffusion.threads import cpu_threads
 from napari_ssldiff.geometry import Box
 
 #: Edge of a tile and what its decoder sees beyond it, in pixels of the model.
@@ -48,23 +48,99 @@ def phase_bounds(begin: int, steps: int, phases: int) -> tuple[int, ...]:
     )
 
 
-def lattice_of(preset: Preset, spec: ModelSpec) -> Lattice:
-    """The windows of a preset, in latents."""
-    window = spec.window_latents
-    return Lattice(window, max(1, round(preset.stride * window)))
+class LazyPlan:
+    """Windows, phases and costs of a task, known before anything is computed.
+
+    Parameters
+    ----------
+    task, preset, spec
+        As for :class:`LazyCanvas`.
+
+    Raises
+    ------
+    ValueError
+        If the preset has no phases.
+    """
+
+    def __init__(self, task: CanvasTask, preset: Preset, spec: ModelSpec) -> None:
+        if preset.phases is None:
+            raise ValueError(f"the preset {preset.name} has no phases")
+        self.task, self.factor = task, spec.latent_factor
+        self.batch = task.batch or BATCH
+        self.lattice = Lattice(spec.window_latents, preset.stride_of(spec))
+        begin = task.steps
+        #: ``(alpha, sigma)`` before every step that is taken.
+        self.levels: dict[int, tuple[float, float]] = {}
+        if task.strength > 0:
+            solver = preset.make_solver(spec, task.steps, task.strength)
+            begin = solver.begin
+            self.levels = {i: solver.level(i) for i in range(begin, task.steps)}
+        self.bounds = phase_bounds(begin, task.steps, preset.phases)
+
+    @property
+    def phases(self) -> int:
+        """Phases that are left at the task's strength."""
+        return len(self.bounds) - 1
+
+    def steps(self, phase: int) -> range:
+        """The solver's steps of a phase."""
+        return range(self.bounds[phase], self.bounds[phase + 1])
+
+    def covering(self, box: Box) -> list[Key]:
+        """Windows that cover ``box`` and touch the mask."""
+        keys = self.lattice.covering(box)
+        if self.task.mask is None:
+            return keys
+        return [key for key in keys if bool(self.mask(self.lattice.box(key)).any())]
+
+    def before(self, keys: Iterable[Key]) -> set[Key]:
+        """Windows of the phase before that ``keys`` depend on."""
+        return {k for key in keys for k in self.covering(self.lattice.box(key))}
+
+    def mask(self, box: Box) -> torch.Tensor:
+        """``mask`` of a box, 0 beyond the task's; on the CPU."""
+        assert self.task.mask is not None
+        out = torch.zeros(box.shape)
+        both = box.intersect(self.task.box)
+        if both.area:
+            part = self.task.mask[both.shift(-self.task.box.y, -self.task.box.x).slices]
+            out[both.shift(-box.y, -box.x).slices] = part.to(out)
+        return out
+
+    def tile_latents(self, tile: Key) -> Box:
+        """What a tile is decoded from, in latents: itself and the halo."""
+        size, halo = TILE // self.factor, -(-HALO // self.factor)
+        return Box(tile[0] * size, tile[1] * size, size, size).grow(halo)
+
+    def evaluations(self, boxes: Iterable[Box]) -> int:
+        """Window evaluations that the boxes of latents take, asked for one after another.
+
+        The padding of batches is in it; nothing is kept at the start or dropped on the way.
+        """
+        have: set[tuple[int, Key]] = set()
+        total = 0
+
+        def ensure(phase: int, keys: Iterable[Key]) -> None:
+            nonlocal total
+            missing = {k for k in keys if (phase, k) not in have}
+            if not missing:
+                return
+            if phase:
+                ensure(phase - 1, self.before(missing))
+            scales = (self.task.guidance_at(self.levels[i]) for i in self.steps(phase))
+            passes = sum(1 if scale == 1 else 2 for scale in scales)
+            total += -(-len(missing) // self.batch) * self.batch * passes
+            have.update((phase, k) for k in missing)
+
+        for box in boxes:
+            if self.phases:
+                ensure(self.phases - 1, self.covering(box))
+        return total
 
 
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """That many CPU threads inside; results differ in the last digits between numbers."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if count is not None:
-            torch.set_num_threads(before)
+def tiles_of(box: Box) -> list[Key]:
+    """Tiles that share a pixel of the model's grid with ``box``, row by row."""
+    return Lattice(TILE, TILE).covering(box)
 
 
 class LazyCanvas:
@@ -103,25 +179,15 @@ class LazyCanvas:
         on_batch: Callable[[int], None] = lambda evaluations: None,
         counters: Counters | None = None,
     ) -> None:
-        if preset.phases is None:
-            raise ValueError(f"the preset {preset.name} has no phases")
+        self.plan = LazyPlan(task, preset, model.spec)
         if task.known is None and (task.strength < 1 or task.mask is not None):
             raise ValueError("a strength below 1 or a mask needs the known latents")
         self.model, self.task, self.preset = model, task, preset
         self._calls = Calls(model, check, counters, fixed=True)
-        self.batch = task.batch or BATCH
-        self.lattice = lattice_of(preset, model.spec)
         self._threads, self._on_batch = threads, on_batch
-        begin = task.steps
-        self._levels: dict[int, tuple[float, float]] = {}
-        if task.strength > 0:
-            solver = preset.make_solver(model.spec, task.steps, task.strength)
-            begin = solver.begin
-            self._levels = {i: solver.level(i) for i in range(begin, task.steps)}
-        self.bounds = phase_bounds(begin, task.steps, preset.phases)
-        self._shares = self.lattice.shares(preset.weights).to(model.device)
-        self._windows: ByteCache[torch.Tensor] = ByteCache(cache_bytes)
-        self._tiles: ByteCache[torch.Tensor] = ByteCache(tile_bytes)
+        self._shares = self.plan.lattice.shares(preset.weights).to(model.device)
+        self._windows: ByteCache[tuple[int, Key], torch.Tensor] = ByteCache(cache_bytes)
+        self._tiles: ByteCache[Key, torch.Tensor] = ByteCache(tile_bytes)
         self._lock = threading.RLock()
         side = model.spec.tokens**2
         self._null = self._calls.condition(torch.zeros(1, side, model.spec.token_width))
@@ -131,19 +197,14 @@ class LazyCanvas:
         """What was spent so far."""
         return self._calls.counters
 
-    @property
-    def phases(self) -> int:
-        """Phases that are left at the task's strength."""
-        return len(self.bounds) - 1
-
     @torch.inference_mode()
     def latents(self, box: Box) -> torch.Tensor:
         """``(c, h, w)`` float32 clean latents of any box of the global lattice."""
-        with self._lock, _threads(self._threads):
+        with self._lock, cpu_threads(self._threads):
             try:
-                if self.phases:
-                    self._ensure(self.phases - 1, self._covering(box))
-                return self._state(self.phases, box)[0]
+                if self.plan.phases:
+                    self._ensure(self.plan.phases - 1, self.plan.covering(box))
+                return self._state(self.plan.phases, box)[0]
             finally:
                 self._windows.trim()
 
@@ -153,15 +214,13 @@ class LazyCanvas:
 
         It is decoded by itself with 64 pixels around it, so that no neighbour is needed.
         """
-        with self._lock, _threads(self._threads):
+        with self._lock, cpu_threads(self._threads):
             kept = self._tiles.get((row, column))
             if kept is not None:
                 return kept
-            f = self.model.spec.latent_factor
-            size, halo = TILE // f, -(-HALO // f)
-            box = Box(row * size, column * size, size, size).grow(halo)
-            image = self._calls.decode(self.latents(box))
-            made = image[:, halo * f : halo * f + TILE, halo * f : halo * f + TILE].clone()
+            image = self._calls.decode(self.latents(self.plan.tile_latents((row, column))))
+            halo = (image.shape[1] - TILE) // 2
+            made = image[:, halo : halo + TILE, halo : halo + TILE].clone()
             self._tiles.put((row, column), made)
             self._tiles.trim()
             return made
@@ -169,7 +228,7 @@ class LazyCanvas:
     def pixels(self, box: Box) -> torch.Tensor:
         """``(3, h, w)`` float32 in [-1, 1]: any box of the model's pixel grid."""
         out = torch.empty(3, *box.shape)
-        for row, column in Lattice(TILE, TILE).covering(box):
+        for row, column in tiles_of(box):
             whole = Box(row * TILE, column * TILE, TILE, TILE)
             part = whole.intersect(box)
             made = self.tile(row, column)
@@ -177,48 +236,23 @@ class LazyCanvas:
             out[(slice(None), *to)] = made[(slice(None), *part.shift(-whole.y, -whole.x).slices)]
         return out
 
-    def evaluations(self, boxes: Iterable[Box]) -> int:
-        """Window evaluations that :meth:`latents` of all ``boxes`` takes where nothing is kept.
-
-        Batches are padded, so it is a multiple of the batch; asked for one after another, boxes
-        can leave more batches half empty.
-        """
-        keys = {key for box in boxes for key in self._covering(box)}
-        passes, total = 1 if self.task.guidance == 1 else 2, 0
-        for phase in reversed(range(self.phases)):
-            steps = self.bounds[phase + 1] - self.bounds[phase]
-            total += -(-len(keys) // self.batch) * self.batch * steps * passes
-            keys = self._before(keys)
-        return total
-
-    def _covering(self, box: Box) -> list[Key]:
-        """Windows that cover ``box`` and touch the mask."""
-        keys = self.lattice.covering(box)
-        if self.task.mask is None:
-            return keys
-        return [key for key in keys if bool(self._mask(self.lattice.box(key)).any())]
-
-    def _before(self, keys: Iterable[Key]) -> set[Key]:
-        """Windows of the phase before that ``keys`` depend on."""
-        return {k for key in keys for k in self._covering(self.lattice.box(key))}
-
     def _ensure(self, phase: int, keys: Iterable[Key]) -> None:
         """Have the results of these windows in this phase."""
         missing = [k for k in sorted(keys) if (phase, k) not in self._windows]
         if not missing:
             return
         if phase:
-            self._ensure(phase - 1, self._before(missing))
-        for first in range(0, len(missing), self.batch):
-            self._run(phase, missing[first : first + self.batch])
+            self._ensure(phase - 1, self.plan.before(missing))
+        for first in range(0, len(missing), self.plan.batch):
+            self._run(phase, missing[first : first + self.plan.batch])
 
     def _run(self, phase: int, keys: list[Key]) -> None:
         """The steps of a phase for one batch of windows."""
         task, spec = self.task, self.model.spec
-        boxes = [self.lattice.box(key) for key in keys]
-        boxes += [boxes[-1]] * (self.batch - len(boxes))
+        boxes = [self.plan.lattice.box(key) for key in keys]
+        boxes += [boxes[-1]] * (self.plan.batch - len(boxes))
         states = [self._state(phase, box) for box in boxes[: len(keys)]]
-        states += [states[-1]] * (self.batch - len(states))
+        states += [states[-1]] * (self.plan.batch - len(states))
         x = torch.stack([state[0] for state in states])
         mask = known = None
         if task.mask is not None:
@@ -228,21 +262,21 @@ class LazyCanvas:
         solver = self.preset.make_solver(spec, task.steps, task.strength)
         if phase:
             history = [state[1] for state in states]
-            solver.resume(self.bounds[phase], torch.stack(history))  # type: ignore[arg-type]
+            solver.resume(self.plan.bounds[phase], torch.stack(history))  # type: ignore[arg-type]
 
         def noise(n: int) -> torch.Tensor:
             return torch.stack([self._noise(box, n + 1) for box in boxes])
 
         x0 = x
-        for i in range(self.bounds[phase], self.bounds[phase + 1]):
-            level = solver.level(i)
+        for i in self.plan.steps(phase):
+            level = self.plan.levels[i]
             scale = task.guidance_at(level)
             x0 = guided(self._calls, x, solver.timesteps[i], level, condition, self._null, scale)
             if mask is not None and known is not None:
                 x0 = mask * x0 + (1 - mask) * known
             x = solver.step(i, x0, x, noise)
             self._on_batch(self.counters.evaluations)
-        last = phase == self.phases - 1
+        last = phase == self.plan.phases - 1
         for n, key in enumerate(keys):
             made = x[n].clone() if last else torch.cat([x[n], x0[n]])
             self._windows.put((phase, key), made)
@@ -252,11 +286,11 @@ class LazyCanvas:
         channels = self.model.spec.latent_channels
         if not phase:
             return self._begin(box), None
-        parts = channels if phase == self.phases else 2 * channels
+        parts = channels if phase == self.plan.phases else 2 * channels
         fused = torch.zeros(parts, *box.shape, device=self.model.device)
         # Always in the same order: a sum of floats depends on it.
-        for key in self._covering(box):
-            window = self.lattice.box(key)
+        for key in self.plan.covering(box):
+            window = self.plan.lattice.box(key)
             both = window.intersect(box)
             made = self._windows.get((phase - 1, key))
             assert made is not None
@@ -267,20 +301,20 @@ class LazyCanvas:
             # Outside the mask x is known·alpha + noise·sigma all along, and x0 is known.
             known, outside = self._known(box), self._mask(box) == 0
             rest = known
-            if phase < self.phases:
-                alpha, sigma = self._levels[self.bounds[phase]]
+            if phase < self.plan.phases:
+                alpha, sigma = self.plan.levels[self.plan.bounds[phase]]
                 rest = torch.cat([alpha * known + sigma * self._noise(box, 0), known])
             fused = torch.where(outside, rest, fused)
-        return fused[:channels], fused[channels:] if phase < self.phases else None
+        return fused[:channels], fused[channels:] if phase < self.plan.phases else None
 
     def _begin(self, box: Box) -> torch.Tensor:
         task = self.task
-        if not self.phases:
+        if not self.plan.phases:
             return self._known(box)
         x = self._noise(box, 0)
         if task.known is None:
             return x
-        alpha, sigma = self._levels[self.bounds[0]]
+        alpha, sigma = self.plan.levels[self.plan.bounds[0]]
         start = self._known(box)
         if task.strength == 1:
             start = (1 - self._mask(box)) * start if task.mask is not None else 0 * start
@@ -299,14 +333,7 @@ class LazyCanvas:
         ].to(self.model.device)
 
     def _mask(self, box: Box) -> torch.Tensor:
-        """``mask`` of a box, 0 beyond the task's."""
-        assert self.task.mask is not None
-        out = torch.zeros(box.shape, device=self.model.device)
-        both = box.intersect(self.task.box)
-        if both.area:
-            part = self.task.mask[both.shift(-self.task.box.y, -self.task.box.x).slices]
-            out[both.shift(-box.y, -box.x).slices] = part.to(out)
-        return out
+        return self.plan.mask(box).to(self.model.device)
 
     def _places(self, box: Box) -> tuple[torch.Tensor, torch.Tensor]:
         rows = torch.arange(box.y, box.y1) - self.task.box.y

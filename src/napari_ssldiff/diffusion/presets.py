@@ -55,6 +55,10 @@ class Preset:
     student: type[StudentPhases] | None = None
     phases: int | None = None
 
+    def stride_of(self, spec: ModelSpec) -> int:
+        """Latents between windows of a model."""
+        return max(1, round(self.stride * spec.window_latents))
+
     def uses_student(self, spec: ModelSpec) -> bool:
         """Whether a model's student does the work."""
         return self.student is not None and spec.student is not None

@@ -16,34 +16,16 @@ from dataclasses import dataclass
 import torch
 
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
-from napari_ssldiff.diffusion.canvas import CanvasTask
-from napari_ssldiff.diffusion.conditioning import Condition, concatenate
+from napari_ssldiff.diffusion.canvas import CanvasTask, guided
 from napari_ssldiff.diffusion.noise import place_noise
 from napari_ssldiff.diffusion.presets import PRESETS, Preset, window_weights
-from napari_ssldiff.evaluation.layouts import Layout, decode_cuts, regular, stride_of
+from napari_ssldiff.evaluation.layouts import Layout, decode_cuts, regular
 from napari_ssldiff.geometry import Box, plan_windows
 
 Told = Callable[[int], None]
 
 #: Latents between views, fixed in diffusers' pipeline.
 PANORAMA_STRIDE = 8
-
-
-def _guided(
-    model: Denoiser,
-    x: torch.Tensor,
-    t: int,
-    level: tuple[float, float],
-    condition: Condition,
-    null: Condition,
-    guidance: float,
-) -> torch.Tensor:
-    """Guided x0 of ``(n, c, w, w)``, conditional and unconditional in one network call."""
-    if guidance == 1:
-        return model.predict_x0(x, t, level, condition)
-    both = concatenate([condition, null])
-    with_, without = model.predict_x0(torch.cat([x, x]), t, level, both).chunk(2)
-    return guidance * with_ + (1 - guidance) * without
 
 
 def _tokens(task: CanvasTask, windows: list[Box]) -> torch.Tensor:
@@ -92,7 +74,7 @@ def panorama(
     windows = list(plan_windows(task.box.shape, spec.window_latents, stride))
     views = [windows[i : i + batch] for i in range(0, len(windows), batch)]
     conditions = [model.condition(_tokens(task, view)) for view in views]
-    nulls = {n: model.null_condition(n) for n in {len(view) for view in views}}
+    null = model.null_condition(1)
     solver = preset.make_solver(spec, task.steps, 1.0)
     solvers = [copy.deepcopy(solver) for _ in views]
     x = _noise(task, spec, 0, model.device)
@@ -101,8 +83,7 @@ def panorama(
         fresh = _noise(task, spec, i + 1, model.device)
         for view, condition, own in zip(views, conditions, solvers, strict=True):
             part, t, level = _cut(x, view), own.timesteps[i], own.level(i)
-            null = nulls[len(view)]
-            x0 = _guided(model, part, t, level, condition, null, task.guidance)
+            x0 = guided(model, part, t, level, condition, null, task.guidance)
             moved = own.step(i, x0, part, lambda _, view=view, n=fresh: _cut(n, view))  # type: ignore[misc]
             for w, latents in zip(view, moved, strict=True):
                 value[(slice(None), *w.slices)] += latents
@@ -126,14 +107,14 @@ def paper_as_published(
     ``(c, h, w)`` float32 clean latents.
     """
     spec, preset, done = model.spec, PRESETS["paper"], 0
-    windows = list(plan_windows(task.box.shape, spec.window_latents, stride_of(preset, spec)))
+    windows = list(plan_windows(task.box.shape, spec.window_latents, preset.stride_of(spec)))
     condition = model.condition(_tokens(task, windows))
-    null = model.null_condition(len(windows))
+    null = model.null_condition(1)
     solver = preset.make_solver(spec, task.steps, 1.0)
     x = _noise(task, spec, 0, model.device)
     for i in range(task.steps):
         parts, t = _cut(x, windows), solver.timesteps[i]
-        made = _guided(model, parts, t, solver.level(i), condition, null, task.guidance)
+        made = guided(model, parts, t, solver.level(i), condition, null, task.guidance)
         total, count = torch.zeros_like(x), torch.zeros(task.box.shape, device=model.device)
         for w, prediction in zip(windows, made, strict=True):
             total[(slice(None), *w.slices)] += prediction
@@ -155,7 +136,7 @@ def decode_in_one_batch(model: Denoiser, latents: torch.Tensor) -> torch.Tensor:
     """All windows at stride W/4 in one call, blended with exp(-r²/0.8²): → ``(3, H, W)``."""
     spec, f = model.spec, model.spec.latent_factor
     shape = latents.shape[1], latents.shape[2]
-    stride = stride_of(PRESETS["paper"], spec)
+    stride = PRESETS["paper"].stride_of(spec)
     windows = list(plan_windows(shape, spec.window_latents, stride))
     made = model.autoencoder.decode(_cut(latents, windows))
     weight = window_weights("gaussian", spec.window).to(made)
@@ -217,8 +198,8 @@ BASELINES = {
             "diffusers-panorama", "bulk", lambda spec: min(PANORAMA_STRIDE, spec.window_latents)
         ),
         Baseline(
-            "panorama-at-equal-evals", "bulk", lambda spec: stride_of(PRESETS["bulk"], spec), True
+            "panorama-at-equal-evals", "bulk", lambda spec: PRESETS["bulk"].stride_of(spec), True
         ),
-        Baseline("paper-as-published", "paper", lambda spec: stride_of(PRESETS["paper"], spec)),
+        Baseline("paper-as-published", "paper", lambda spec: PRESETS["paper"].stride_of(spec)),
     )
 }

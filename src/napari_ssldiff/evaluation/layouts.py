@@ -17,11 +17,6 @@ TILE = 256
 MEGAPIXEL = 2**20
 
 
-def stride_of(preset: Preset, spec: ModelSpec) -> int:
-    """Latents between a preset's windows; the engine rounds the same way."""
-    return max(1, round(preset.stride * spec.window_latents))
-
-
 def evaluations_per_megapixel(stride: int, per_window: float) -> float:
     """Window evaluations of the network per 2**20 pixels of a canvas without end.
 
@@ -112,7 +107,7 @@ def decode_cuts(preset: Preset, spec: ModelSpec, size: int) -> tuple[int, ...]:
 
 def layout_of(preset: Preset, spec: ModelSpec, size: int) -> Layout:
     """A preset's windows on a canvas of ``size`` pixels whose corner is the scene's origin."""
-    window, stride = spec.window_latents, stride_of(preset, spec)
+    window, stride = spec.window_latents, preset.stride_of(spec)
     if preset.phases is not None:
         # One lattice without end, anchored at the origin; tiles are decoded with a halo and cut.
         first = (-window) // stride + 1

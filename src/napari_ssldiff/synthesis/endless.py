@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters
-from napari_ssldiff.diffusion.lattice import ByteCache, Key, Lattice
+from napari_ssldiff.diffusion.lattice import ByteCache, Key
 from napari_ssldiff.diffusion.lazy import TILE, LazyCanvas
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.embeddings.endless import Places
@@ -28,7 +28,9 @@ from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.geometry import Box, centre_out
 from napari_ssldiff.models.load import ModelBundle
+from napari_ssldiff.synthesis.prepare import resolve
 from napari_ssldiff.synthesis.request import Sampler
+from napari_ssldiff.synthesis.tokens import window_tokens
 
 #: Alpha of a pixel that only the field's map shows: it is approximate, and looks it.
 APPROXIMATE = 160
@@ -148,7 +150,7 @@ class LazyScene:
     shape
         ``(h, w)`` in pixels.
     sampler
-        Preset ``lazy``; ``batch`` and ``threads`` are what they are here, so the pixels are too.
+        Preset ``lazy``; what it leaves out is filled in as for a request. Strength is 1.
     cache_bytes
         Budget of finished pixels, and of window results.
 
@@ -180,6 +182,9 @@ class LazyScene:
         if min(shape) < 1:
             raise InputError(f"a slide has at least one pixel, not {shape[1]} × {shape[0]}")
         self.shape, self.places, self.palette = (int(shape[0]), int(shape[1])), places, palette
+        sampler = resolve(sampler, bundle)
+        assert sampler.steps is not None
+        assert sampler.guidance is not None
         self.sampler, self.counters = sampler, Counters()
         self._identity = {
             "model": bundle.card.id,
@@ -189,7 +194,15 @@ class LazyScene:
         }
         self._canvas = LazyCanvas(
             bundle.denoiser,
-            self._task(bundle, sampler),
+            CanvasTask(
+                box=Box(0, 0, 1, 1),  # nothing is known in advance, so it says nothing
+                tokens=window_tokens(places, bundle.spec),
+                steps=sampler.steps,
+                guidance=sampler.guidance,
+                strength=1.0,
+                seed=sampler.seed,
+                batch=sampler.batch,
+            ),
             preset,
             threads=sampler.threads,
             cache_bytes=cache_bytes,
@@ -197,7 +210,7 @@ class LazyScene:
             check=check,
             counters=self.counters,
         )
-        self._tiles: ByteCache[NDArray[np.uint8]] = ByteCache(cache_bytes)
+        self._tiles: ByteCache[tuple[int, Key], NDArray[np.uint8]] = ByteCache(cache_bytes)
         self._means: dict[Key, NDArray[np.float32]] = {}
         self._wanted: dict[Key, None] = {}
         self._changed = threading.Condition()
@@ -218,28 +231,6 @@ class LazyScene:
         text = json.dumps(self._identity, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _task(self, bundle: ModelBundle, sampler: Sampler) -> CanvasTask:
-        spec = bundle.spec
-        centres = (np.arange(spec.tokens) + 0.5) * spec.cell
-
-        def tokens(window: Box) -> torch.Tensor:
-            y = (window.y * spec.latent_factor + centres)[:, None]
-            x = (window.x * spec.latent_factor + centres)[None, :]
-            return torch.from_numpy(self.places.sample(y, x).reshape(spec.tokens**2, -1))
-
-        assert sampler.steps is not None
-        assert sampler.guidance is not None
-        assert sampler.batch is not None
-        return CanvasTask(
-            box=Box(0, 0, 1, 1),
-            tokens=tokens,
-            steps=sampler.steps,
-            guidance=sampler.guidance,
-            strength=1.0,
-            seed=sampler.seed,
-            batch=sampler.batch,
-        )
-
     # Reading: any thread, never long
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
@@ -250,14 +241,22 @@ class LazyScene:
             out = self._map(level, box)
         if not box.area:
             return out
-        keys = [k for k in Lattice(TILE, TILE).covering(self._full(level, box)) if self._exists(k)]
-        if len(keys) <= TILES_PER_VIEW * 16:
-            with self._changed:
-                for key in keys:
-                    self._show(out, level, box, key)
+        full = self._full(level, box)
+        rows = range(full.y // TILE, -(-full.y1 // TILE))
+        columns = range(full.x // TILE, -(-full.x1 // TILE))
+        few = len(rows) * len(columns) <= TILES_PER_VIEW
+        with self._changed:
+            # A wide view spans more tiles than were ever made: look through those instead.
+            if few:
+                keys = [(i, j) for i in rows for j in columns]
+            else:
+                made = (key for at, key in self._tiles if at == level)
+                keys = [key for key in made if key[0] in rows and key[1] in columns]
+            for key in keys:
+                self._show(out, level, box, key)
         # A single pixel is somebody pointing at it, not a view.
-        if len(keys) <= TILES_PER_VIEW and box.area > 1:
-            self._ask(keys, self._full(level, box).centre)
+        if few and box.area > 1:
+            self._ask(keys, full.centre)
         return out
 
     def _shape_at(self, level: int) -> tuple[int, int]:

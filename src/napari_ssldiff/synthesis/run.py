@@ -7,13 +7,12 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from napari_ssldiff.diffusion.bands import BUDGET, canvas_bytes, sample_bands
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan
 from napari_ssldiff.diffusion.decode import Decoder, encode_parts
-from napari_ssldiff.diffusion.lazy import LazyCanvas
+from napari_ssldiff.diffusion.lazy import LazyCanvas, LazyPlan, tiles_of
 from napari_ssldiff.diffusion.presets import PRESETS, Preset
 from napari_ssldiff.embeddings.extract import read_grid
 from napari_ssldiff.errors import InputError, ModelError
@@ -29,25 +28,19 @@ from napari_ssldiff.synthesis.stream import sample_in_thread
 from napari_ssldiff.synthesis.tiles import Tiles
 from napari_ssldiff.synthesis.tiles import from_uint8 as from_uint8
 from napari_ssldiff.synthesis.tiles import to_uint8 as to_uint8
+from napari_ssldiff.synthesis.tokens import window_tokens
 
 
 def _task(request: SynthesisRequest, bundle: ModelBundle, frame: Frame) -> CanvasTask:
     """The engine's task, its known latents still missing."""
     spec, f = bundle.spec, bundle.spec.latent_factor
     box = Box(frame.canvas.y // f, frame.canvas.x // f, frame.canvas.h // f, frame.canvas.w // f)
-    centres = (np.arange(spec.tokens) + 0.5) * spec.cell
-
-    def tokens(window: Box) -> torch.Tensor:
-        y = (window.y * f + centres)[:, None] * frame.scale[0]
-        x = (window.x * f + centres)[None, :] * frame.scale[1]
-        return torch.from_numpy(request.field.sample(y, x).reshape(spec.tokens**2, -1))
-
     steps, guidance = request.sampler.steps, request.sampler.guidance
     assert steps is not None
     assert guidance is not None
     return CanvasTask(
         box=box,
-        tokens=tokens,
+        tokens=window_tokens(request.field, spec, frame.scale),
         steps=steps,
         guidance=guidance,
         strength=request.sampler.strength,
@@ -160,19 +153,13 @@ def synthesize(
     frame = frame_of(scene, request.region, bundle, request.grid, request.context)
     check()
     task = _task(request, bundle, frame)
-    lazily = preset.phases is not None
-    if lazily and task.needs_known:
-        task = replace(task, known=_known(bundle, scene, frame, check, counters))
-    if lazily:
-        total = _lazy(request, bundle, task, check, counters).evaluations([task.box])
-    else:
-        total = plan(task, preset, bundle.spec).evaluations
+    total = _evaluations(task, preset, bundle, frame)
     yield Started(frame.output, task.steps, total)
-    if _needs_source(request) and not lazily:
+    if _needs_source(request):
         yield Progress("encoding the source", 0, 1)
         task = replace(task, known=_known(bundle, scene, frame, check, counters))
     run = _Run(request, bundle, frame, task, preset, total, check, counters)
-    if lazily:
+    if preset.phases is not None:
         way = run.tile_by_tile(budget)
     elif total > 0 and canvas_bytes(task, bundle.spec) > budget:
         way = run.from_the_top(budget)
@@ -233,13 +220,21 @@ class _Run:
 
     def tile_by_tile(self, budget: int) -> Generator[Event, None, None]:
         """Every tile alone, centre out, from what its neighbours have left."""
-        canvas = _lazy(self.request, self.bundle, self.task, self.check, self.counters, budget)
+        canvas = LazyCanvas(
+            self.bundle.denoiser,
+            self.task,
+            self.preset,
+            threads=self.request.sampler.threads,
+            cache_bytes=budget // 2,
+            tile_bytes=budget // 2,
+            check=self.check,
+            counters=self.counters,
+        )
         tiles = Tiles(self.frame, self.request.feather, centre_first=True)
         place = self.frame.canvas
         for n, need in enumerate(tiles.needs):
             yield tiles.finish(n, canvas.pixels(need.shift(place.y, place.x)))
-            done = self.counters.evaluations
-            yield Progress("denoising", min(done, self.total), self.total, done)
+            yield Progress("denoising", n + 1, len(tiles), self.counters.evaluations)
 
     def from_the_top(self, budget: int) -> Generator[Event, None, None]:
         """Band by band, pixels as rows become final."""
@@ -278,24 +273,15 @@ class _Run:
         return tiles, decoder
 
 
-def _lazy(
-    request: SynthesisRequest,
-    bundle: ModelBundle,
-    task: CanvasTask,
-    check: Callable[[], None],
-    counters: Counters,
-    budget: int = BUDGET,
-) -> LazyCanvas:
-    return LazyCanvas(
-        bundle.denoiser,
-        task,
-        PRESETS[request.sampler.preset],
-        threads=request.sampler.threads,
-        cache_bytes=budget // 2,
-        tile_bytes=budget // 2,
-        check=check,
-        counters=counters,
-    )
+def _evaluations(task: CanvasTask, preset: Preset, bundle: ModelBundle, frame: Frame) -> int:
+    """What the run will take."""
+    if preset.phases is None:
+        return plan(task, preset, bundle.spec).evaluations
+    tiles = Tiles(frame, 0, centre_first=True)
+    lazy = LazyPlan(task, preset, bundle.spec)
+    needs = (need.shift(frame.canvas.y, frame.canvas.x) for need in tiles.needs)
+    asked = dict.fromkeys(key for need in needs for key in tiles_of(need))
+    return lazy.evaluations(lazy.tile_latents(key) for key in asked)
 
 
 def _in_output(canvas: Box, frame: Frame) -> Box:

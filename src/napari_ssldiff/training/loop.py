@@ -18,10 +18,11 @@ import torch
 from PIL import Image
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from napari_ssldiff.diffusion.threads import cpu_threads
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.training.curves import draw_curves
 from napari_ssldiff.training.progress import Journal, Means, Watch, eta_minutes, read_rows
-from napari_ssldiff.training.runtime import Interrupts, Runtime, cpu_threads
+from napari_ssldiff.training.runtime import Interrupts, Runtime
 from napari_ssldiff.training.schedule import Schedule
 from napari_ssldiff.training.state import (
     check_room,

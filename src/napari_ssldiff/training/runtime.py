@@ -165,19 +165,6 @@ class Hardware:
         return f"{name}, {os.cpu_count()} cores"
 
 
-@contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """That many CPU threads inside; ``None`` changes nothing."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if count is not None:
-            torch.set_num_threads(before)
-
-
 class Interrupts:
     """Holds SIGINT and SIGTERM back inside a ``with`` block of the main thread.
 

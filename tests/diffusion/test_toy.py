@@ -112,7 +112,9 @@ def measure(
         else:
             out = LazyCanvas(model, work, preset).latents(Box(0, REACH, window, LOOKED_AT))
         response = out.double().numpy().reshape(-1, LOOKED_AT)
-        return figures(response.T @ response, sd)
+        found = figures(response.T @ response, sd)
+        print(f"{name}, window {window}, sd {sd:g}: {found}")  # docs/engine.md: pytest -s
+        return found
 
     return run
 
@@ -135,10 +137,11 @@ def test_a_tiled_sample_is_the_untiled_one_to_a_few_percent(
     assert tiled.error < whole.error + 0.02
 
 
+@pytest.mark.parametrize("field", FIELDS)
 def test_the_published_sampler_shows_its_windows_where_ours_do_not(
-    measure: Any, untiled: Any
+    field: str, measure: Any, untiled: Any
 ) -> None:
-    sd = FIELDS["mid"]
+    sd = FIELDS[field]
     paper, bulk, lazily, whole = (measure("paper", sd), measure("bulk", sd), measure("lazy", sd),
                                   untiled(sd))  # fmt: skip
     for ours in (bulk, lazily):

@@ -10,9 +10,8 @@ import torch
 from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.memory import attempt
 
-#: On a CPU. Measured with demo-histology on one core, milliseconds per window: 23 for one at a
-#: time, 13.6 for four, 10.5 for 16, 10.1 for 32. A number that is the same everywhere keeps
-#: results the same to the last digit.
+#: On a CPU, where larger batches gain little. A number that is the same everywhere keeps results
+#: the same to the last digit.
 CPU_BATCH = 16
 LARGEST = 32
 #: A batch twice as large has to be this much faster per window to be worth its memory.

@@ -89,7 +89,7 @@ def _precision(name: str, device: torch.device) -> str:
 def _cpu_bf16() -> bool:
     """Whether this processor convolves in bf16 quicker than in float32; measured once, 0.1 s.
 
-    Having the instructions is not enough: with AVX-512's alone bf16 can take twice as long.
+    Having the instructions is not enough: without matrix units bf16 can be the slower one.
     """
     if not torch.backends.mkldnn.is_available():
         return False

@@ -12,6 +12,7 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.synthesis import (
     Finished,
+    Progress,
     Sampler,
     Started,
     SynthesisRequest,
@@ -37,6 +38,10 @@ def test_a_request_says_all_that_the_last_bit_depends_on_and_gives_the_same_pixe
         assert isinstance(first, Started)
         assert isinstance(last, Finished)
         assert first.evaluations == last.evaluations > 0
+        done = [e.done for e in events if isinstance(e, Progress) and e.stage == "denoising"]
+        assert done == sorted(done)
+        assert len(done) > 10
+        assert done[-1] == first.evaluations
         made.append([e for e in events if isinstance(e, TileDone)])
     for one, other in zip(*made, strict=True):
         assert one.box == other.box

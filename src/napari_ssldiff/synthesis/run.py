@@ -24,7 +24,7 @@ from napari_ssldiff.synthesis.events import Event, Finished, Progress, Started
 from napari_ssldiff.synthesis.frame import Frame, denoise_mask
 from napari_ssldiff.synthesis.prepare import frame_of, resolve
 from napari_ssldiff.synthesis.request import SynthesisRequest
-from napari_ssldiff.synthesis.stream import sample_in_thread
+from napari_ssldiff.synthesis.stream import in_thread, sample_in_thread
 from napari_ssldiff.synthesis.tiles import Tiles
 from napari_ssldiff.synthesis.tiles import from_uint8 as from_uint8
 from napari_ssldiff.synthesis.tiles import to_uint8 as to_uint8
@@ -220,21 +220,25 @@ class _Run:
 
     def tile_by_tile(self, budget: int) -> Generator[Event, None, None]:
         """Every tile alone, centre out, from what its neighbours have left."""
-        canvas = LazyCanvas(
-            self.bundle.denoiser,
-            self.task,
-            self.preset,
-            threads=self.request.sampler.threads,
-            cache_bytes=budget // 2,
-            tile_bytes=budget // 2,
-            check=self.check,
-            counters=self.counters,
-        )
         tiles = Tiles(self.frame, self.request.feather, centre_first=True)
         place = self.frame.canvas
-        for n, need in enumerate(tiles.needs):
-            yield tiles.finish(n, canvas.pixels(need.shift(place.y, place.x)))
-            yield Progress("denoising", n + 1, len(tiles), self.counters.evaluations)
+
+        def work(stopping: Callable[[], None], tell: Callable[[Event], None]) -> None:
+            canvas = LazyCanvas(
+                self.bundle.denoiser,
+                self.task,
+                self.preset,
+                threads=self.request.sampler.threads,
+                cache_bytes=budget // 2,
+                tile_bytes=budget // 2,
+                check=stopping,
+                on_batch=lambda n: tell(Progress("denoising", n, self.total, n)),
+                counters=self.counters,
+            )
+            for n, need in enumerate(tiles.needs):
+                tell(tiles.finish(n, canvas.pixels(need.shift(place.y, place.x))))
+
+        yield from in_thread(work, self.check)
 
     def from_the_top(self, budget: int) -> Generator[Event, None, None]:
         """Band by band, pixels as rows become final."""

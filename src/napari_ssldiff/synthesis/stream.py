@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator
+from typing import TypeVar
 
 import torch
 
@@ -14,6 +15,58 @@ from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.synthesis.events import Preview, Progress
 from napari_ssldiff.synthesis.tiles import to_uint8
+
+Message = TypeVar("Message")
+
+
+def in_thread(
+    work: Callable[[Callable[[], None], Callable[[Message], None]], None],
+    check: Callable[[], None],
+) -> Generator[Message, None, None]:
+    """What ``work`` tells from a thread of its own.
+
+    The consumer's pace never holds the work up. Abandoning the generator stops it; the thread has
+    ended when the generator has.
+
+    Parameters
+    ----------
+    work
+        Given a check to call often, which raises when it shall stop, and a function to tell
+        messages. Its exceptions are raised here.
+    check
+        The caller's own reason to stop; raises.
+    """
+    messages: queue.SimpleQueue[tuple[Message] | Exception | None] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def stopping() -> None:
+        check()
+        if stop.is_set():
+            raise GeneratorExit
+
+    def run() -> None:
+        try:
+            work(stopping, lambda message: messages.put((message,)))
+            messages.put(None)
+        except GeneratorExit:
+            pass
+        except Exception as error:
+            messages.put(error)
+
+    thread = threading.Thread(target=run, name="napari-ssldiff-sampler", daemon=True)
+    thread.start()
+    try:
+        while (message := messages.get()) is not None:
+            if isinstance(message, Exception):
+                try:
+                    raise message
+                finally:
+                    # Its traceback names this frame: a circle that would hold the run's tensors.
+                    del message
+            yield message[0]
+    finally:
+        stop.set()
+        thread.join()
 
 
 def sample_in_thread(
@@ -26,10 +79,7 @@ def sample_in_thread(
     check: Callable[[], None],
     counters: Counters,
 ) -> Generator[Progress | Preview | torch.Tensor, None, None]:
-    """Run :func:`napari_ssldiff.diffusion.canvas.sample` in a thread of its own.
-
-    The consumer's pace never holds the network up. Abandoning the generator stops the run; the
-    thread has ended when the generator has.
+    """Run :func:`napari_ssldiff.diffusion.canvas.sample` :func:`in_thread`.
 
     Parameters
     ----------
@@ -42,51 +92,24 @@ def sample_in_thread(
     ------
     Progress and previews, and ``(c, h, w)`` latents on the CPU at the end.
     """
-    messages: queue.SimpleQueue[Progress | Preview | torch.Tensor | Exception]
-    messages = queue.SimpleQueue()
-    stop = threading.Event()
 
-    def stopping() -> None:
-        check()
-        if stop.is_set():
-            raise GeneratorExit
+    def work(
+        stopping: Callable[[], None], tell: Callable[[Progress | Preview | torch.Tensor], None]
+    ) -> None:
+        def show(step: int, x0: torch.Tensor) -> None:
+            # As pixels: latents waiting for a slow consumer would be many times as large.
+            pixels = to_uint8(model.autoencoder.preview(x0[None])[0])
+            tell(Preview(place, pixels, step + 1, task.steps))
 
-    def show(step: int, x0: torch.Tensor) -> None:
-        # As pixels: latents waiting for a slow consumer would be many times as large.
-        pixels = to_uint8(model.autoencoder.preview(x0[None])[0])
-        messages.put(Preview(place, pixels, step + 1, task.steps))
+        latents = sample(
+            model,
+            task,
+            preset,
+            check=stopping,
+            on_step=show,
+            on_batch=lambda n: tell(Progress("denoising", n, total, n)),
+            counters=counters,
+        )
+        tell(latents.cpu())
 
-    def work() -> None:
-        try:
-            latents = sample(
-                model,
-                task,
-                preset,
-                check=stopping,
-                on_step=show,
-                on_batch=lambda n: messages.put(Progress("denoising", n, total, n)),
-                counters=counters,
-            )
-            messages.put(latents.cpu())
-        except GeneratorExit:
-            pass
-        except Exception as error:
-            messages.put(error)
-
-    thread = threading.Thread(target=work, name="napari-ssldiff-sampler", daemon=True)
-    thread.start()
-    try:
-        while True:
-            message = messages.get()
-            if isinstance(message, Exception):
-                try:
-                    raise message
-                finally:
-                    # Its traceback names this frame: a circle that would hold the run's tensors.
-                    del message
-            yield message
-            if isinstance(message, torch.Tensor):
-                return
-    finally:
-        stop.set()
-        thread.join()
+    yield from in_thread(work, check)

@@ -41,8 +41,8 @@ class ParameterPanel(QWidget):
         self.preset = ComboBox(
             value="bulk", choices=list(PRESETS), name="preset", label="Preset",
             tooltip="bulk: DPM-Solver++, the default; draft: a few quick steps by a distilled "
-            "network, whose steps and guidance are fixed; paper: DDIM as in Graikos et al. 2024, "
-            "slow",
+            "network, whose steps and guidance are fixed; lazy: every tile by itself, the same to "
+            "the bit in any order; paper: DDIM as in Graikos et al. 2024, slow",
         )  # fmt: skip
         self.random.native.setMinimumWidth(76)
         self.random.native.setObjectName("random")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_ssldiff.embeddings.endless import MirroredField, Territories
+from napari_ssldiff.embeddings.endless import MirroredField, Territories, territories_of
 from napari_ssldiff.embeddings.field import EmbeddingField
-from napari_ssldiff.errors import InputError, ModelError
+from napari_ssldiff.errors import Cancelled, InputError, ModelError
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.synthesis.endless import (
     APPROXIMATE,
     TILES_PER_VIEW,
     LazyScene,
-    Palette,
-    fit_palette,
 )
+from napari_ssldiff.synthesis.palette import Palette, fit_palette
 from napari_ssldiff.synthesis.request import Sampler
 
 SHAPE = (1_000_000, 1_000_000)
@@ -217,9 +218,112 @@ def test_the_coarsest_level_turns_true_where_all_was_made(slide: Callable[..., L
     assert (coarsest[..., 3] == 255).all()
     far = slide()
     for key in [(i, j) for i in range(16) for j in range(16)]:
-        far._paint_coarsest(key, np.full(3, 77, np.float32))
+        far._paint_coarsest(key, [], np.full(3, 77, np.float32))
     assert far.levels[-1][0, 0].tolist() == [77, 77, 77, 255]
     assert far.levels[-1][0, 1, 3] == APPROXIMATE
+
+
+def test_a_tile_that_goes_out_of_view_is_left_for_the_new_view(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene = slide()
+    scene.levels[0][0:200, 0:200]
+    calls = 0
+
+    def pan() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            scene.levels[0][5120:5200, 5120:5200]
+
+    assert scene.step(pan) == Box(5120, 5120, 256, 256)
+    assert scene.step() is None
+    assert not scene.levels[0][0:200, 0:200].any()
+    spent = scene.counters.evaluations
+    assert scene.step() == Box(0, 0, 256, 256)
+    resumed = scene.counters.evaluations - spent
+    fresh = slide()
+    fresh.make((0, 0))
+    # What was begun is not begun again.
+    assert resumed < fresh.counters.evaluations
+    assert np.array_equal(scene.levels[0][0:256, 0:256], fresh.levels[0][0:256, 0:256])
+
+
+def test_work_stops_when_asked_and_nothing_is_asked_for_when_all_is_there_or_forgotten(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene = slide()
+    asked: list[int] = []
+    scene.on_wanted = lambda: asked.append(scene.waiting)
+    scene.levels[0][0:256, 0:512]
+
+    def stop() -> None:
+        raise Cancelled("cancelled")
+
+    with pytest.raises(Cancelled):
+        scene.step(stop)
+    assert asked == [2]
+    assert scene.waiting == 2
+    scene.step()
+    scene.levels[0][0:256, 0:256]  # that one is there: the other is not in view any more
+    assert scene.waiting == 0
+    assert asked == [2]
+    scene.levels[0][0:256, 0:512]
+    scene.forget()
+    assert scene.step() is None
+
+
+def test_an_export_reads_made_pixels_and_a_copy_of_the_layer_the_same_slide(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene, told = slide(), []
+    part = Box(520, 1000, 30, 40)
+    scene.prepare(part, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)]
+    spent = scene.counters.evaluations
+    made = scene.rendered[part.slices]
+    assert scene.counters.evaluations == spent
+    assert np.array_equal(made, scene.levels[0][part.slices][..., :3])
+    assert scene.rendered[520, 1000].tolist() == made[0, 0].tolist()
+    # Not even one tile fits: it is made where it is read.
+    small = slide(cache_bytes=1000)
+    small.prepare(part)
+    assert small.counters.evaluations == 0
+    assert np.array_equal(small.rendered[part.slices], made)
+    assert copy.deepcopy(scene) is scene
+
+
+@pytest.mark.parametrize("kind", ["mirrored", "territories"])
+def test_a_slide_is_made_again_from_what_its_pixels_carry(
+    slide: Callable[..., LazyScene], bundle: Any, field: EmbeddingField, kind: str
+) -> None:
+    scene = slide((3000, 2000))
+    if kind == "territories":
+        places = territories_of(field, 100.0, count=4, seed=3)
+        assert len(places.prototypes) == 4
+        scene = LazyScene(bundle, places, scene.palette, scene.shape, scene.sampler)
+    data = json.loads(json.dumps(scene.to_dict()))
+    again = LazyScene.from_dict(bundle, data)
+    assert again.digest == scene.digest
+    part = Box(1030, 1030, 20, 20).slices
+    assert np.array_equal(again.rendered[part], scene.rendered[part])
+    assert np.array_equal(again.levels[-1], scene.levels[-1])
+    with pytest.raises(ModelError, match="install that version"):
+        LazyScene.from_dict(bundle, {**data, "model_hash": "0" * 64})
+    with pytest.raises(InputError, match="'spiral' are not known"):
+        LazyScene.from_dict(bundle, {**data, "places": {"kind": "spiral"}})
+    with pytest.raises(InputError, match="not an endless slide"):
+        LazyScene.from_dict(bundle, {})
+
+
+def test_cells_are_drawn_from_those_that_hold_something(field: EmbeddingField) -> None:
+    valid = np.zeros(field.shape, bool)
+    valid[1, 2:4] = True
+    places = territories_of(replace(field, valid=valid), 100.0)
+    wanted = {tuple(v) for v in field.vectors[1, 2:4].tolist()}
+    assert {tuple(v) for v in places.prototypes.tolist()} == wanted
+    nothing = territories_of(replace(field, valid=np.zeros(field.shape, bool)), 100.0)
+    assert len(nothing.prototypes) == valid.size
 
 
 def test_what_does_not_fit_is_refused(

@@ -6,10 +6,12 @@ gives unit vectors at any points. None of them holds more than what it was made 
 
 from __future__ import annotations
 
+import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +41,27 @@ class Places(Protocol):
     def sample(self, y: ArrayLike, x: ArrayLike) -> Vectors:
         """float32 unit vectors at points that broadcast together, plus ``(d,)``."""
         ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form; :func:`places_from_dict` restores equal places."""
+        ...
+
+
+def places_from_dict(data: Mapping[str, Any]) -> Places:
+    """The places that a ``to_dict`` described.
+
+    Raises
+    ------
+    InputError
+        If they are of no known kind.
+    """
+    kinds = {"mirrored": MirroredField, "territories": Territories}
+    kind = kinds.get(data.get("kind", ""))
+    if kind is None:
+        raise InputError(
+            f"places of the kind {data.get('kind')!r} are not known: {', '.join(kinds)}"
+        )
+    return kind.from_dict(data)
 
 
 def _reflect(at: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
@@ -84,6 +107,15 @@ class MirroredField:
             places = np.asarray(values, np.float64)
             at.append(_reflect(places, first, first + cell * count))
         return self.field.sample(*at)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form."""
+        return {"kind": "mirrored", "field": self.field.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MirroredField:
+        """The places that :meth:`to_dict` described."""
+        return cls(EmbeddingField.from_dict(data["field"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +193,47 @@ class Territories:
         weights = np.exp(heights - heights.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         return normalise(weights.astype(np.float32) @ self.prototypes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form, prototypes as base64 of little-endian float32."""
+        return {
+            "kind": "territories",
+            "shape": list(self.prototypes.shape),
+            "prototypes": base64.b64encode(self.prototypes.astype("<f4").tobytes()).decode(),
+            "scale": self.scale,
+            "sharpness": self.sharpness,
+            "seed": self.seed,
+            "encoder": self.encoder,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Territories:
+        """The places that :meth:`to_dict` described."""
+        raw = np.frombuffer(base64.b64decode(data["prototypes"]), dtype="<f4")
+        vectors = raw.reshape(data["shape"]).astype(np.float32)
+        scale, sharpness = float(data["scale"]), float(data["sharpness"])
+        return cls(vectors, scale, sharpness, int(data["seed"]), str(data["encoder"]))
+
+
+def territories_of(
+    field: EmbeddingField, scale: float, *, count: int = 48, sharpness: float = 6.0, seed: int = 0
+) -> Territories:
+    """Territories whose prototypes are cells of a field, drawn by chance from those that hold
+    something (all, where none does), so that tissues are as frequent as they were.
+
+    Parameters
+    ----------
+    count
+        Prototypes at most.
+    scale, sharpness, seed
+        As for :class:`Territories`; the seed also draws the cells.
+    """
+    vectors = field.vectors.reshape(-1, field.width)
+    if field.valid is not None and field.valid.any():
+        vectors = vectors[field.valid.ravel()]
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(vectors), min(count, len(vectors)), replace=False)
+    return Territories(vectors[chosen], scale, sharpness, seed, field.encoder)
 
 
 def _heights(

@@ -163,3 +163,29 @@ def embed_box(
         except OSError:
             pass  # a cache that cannot be written only costs time
     return field
+
+
+def cell_colours(
+    scene: Scene,
+    box: Box,
+    spec: EncoderSpec,
+    check: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
+    """``(rows, columns, 3)`` float32 in [0, 255]: mean colours of the cells of :func:`embed_box`.
+
+    Parameters
+    ----------
+    scene, box, check
+        As for :func:`embed_box`.
+    """
+    cell = spec.cell
+    rows, columns = -(-box.h // cell), -(-box.w // cell)
+    out = np.empty((rows, columns, 3), np.float32)
+    for r in range(0, rows, BLOCK):
+        for c in range(0, columns, BLOCK):
+            check()
+            h, w = min(BLOCK, rows - r), min(BLOCK, columns - c)
+            place = Box(box.y + r * cell, box.x + c * cell, h * cell, w * cell)
+            cells = read_grid(scene, place, spec).reshape(h, cell, w, cell, 3)
+            out[r : r + h, c : c + w] = cells.mean(axis=(1, 3), dtype=np.float32)
+    return out

@@ -68,11 +68,14 @@ def provenance_of(
         "model": request.model,
         "model_hash": request.model_hash,
         "seed": request.sampler.seed,
-        "versions": package_versions(),
-        "created": now(),
-        "citation": CITATION,
     }
-    whole = {**facts, **(extra or {}), "synthetic": True, "note": SYNTHETIC_NOTE}
+    return marked_synthetic({**facts, **(extra or {})})
+
+
+def marked_synthetic(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """``facts`` as JSON with ``synthetic`` (true), note, citation, versions and date."""
+    base = {"versions": package_versions(), "created": now(), "citation": CITATION}
+    whole = {**base, **facts, "synthetic": True, "note": SYNTHETIC_NOTE}
     return {key: jsonable(value) for key, value in whole.items()}
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters
 from napari_ssldiff.diffusion.lattice import ByteCache, Key
-from napari_ssldiff.diffusion.lazy import TILE, LazyCanvas
+from napari_ssldiff.diffusion.lazy import TILE, LazyCanvas, tiles_of
 from napari_ssldiff.diffusion.presets import PRESETS
-from napari_ssldiff.embeddings.endless import Places
-from napari_ssldiff.embeddings.field import EmbeddingField
-from napari_ssldiff.errors import InputError, ModelError
+from napari_ssldiff.embeddings.endless import Places, places_from_dict
+from napari_ssldiff.errors import Cancelled, InputError, ModelError
 from napari_ssldiff.geometry import Box, centre_out
 from napari_ssldiff.models.load import ModelBundle
+from napari_ssldiff.synthesis.endless_levels import LazyLevel, RenderedLevel
+from napari_ssldiff.synthesis.palette import Palette
 from napari_ssldiff.synthesis.prepare import resolve
 from napari_ssldiff.synthesis.request import Sampler
 from napari_ssldiff.synthesis.tokens import window_tokens
@@ -40,100 +41,6 @@ TILES_PER_VIEW = 64
 _MAP_SIDE = 128
 #: Edge of the coarsest level, at most.
 _COARSEST = 256
-
-
-@dataclass(frozen=True)
-class Palette:
-    """The mean colour of a cell, as far as it is linear in its embedding.
-
-    Parameters
-    ----------
-    weights, bias
-        ``(d, 3)`` and ``(3,)`` float32: colour = vector @ weights + bias, in [0, 255].
-    """
-
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
-    def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``(…, d)`` → ``(…, 3)`` float32 in [0, 255]."""
-        return np.asarray(np.clip(vectors @ self.weights + self.bias, 0, 255), np.float32)
-
-
-def fit_palette(
-    field: EmbeddingField, colours: NDArray[np.floating[Any]], ridge: float = 1e-2
-) -> Palette:
-    """The palette of a scene, by ridge regression.
-
-    Parameters
-    ----------
-    field
-        ``(rows, columns, d)`` embeddings of the scene's cells.
-    colours
-        ``(rows, columns, 3)``: the cells' mean colours, in [0, 255].
-    ridge
-        Penalty on the weights, per cell.
-    """
-    x = field.vectors.reshape(-1, field.width).astype(np.float64)
-    y = np.asarray(colours, np.float64).reshape(-1, 3)
-    if len(x) != len(y):
-        raise InputError(f"a palette needs a colour per cell: {len(x)} cells, {len(y)} colours")
-    mean, middle = x.mean(0), y.mean(0)
-    gram = (x - mean).T @ (x - mean) + ridge * len(x) * np.eye(x.shape[1])
-    weights = np.linalg.solve(gram, (x - mean).T @ (y - middle))
-    return Palette(weights.astype(np.float32), (middle - mean @ weights).astype(np.float32))
-
-
-class LazyLevel:
-    """One level as napari and dask take it: ``(h, w, 4)`` uint8, read by slices."""
-
-    dtype = np.dtype(np.uint8)
-    ndim = 3
-
-    def __init__(self, scene: LazyScene, level: int) -> None:
-        self.scene, self.level = scene, level
-        self.shape = (*(-(-n // 2**level) for n in scene.shape), 4)
-        self.chunks = (TILE, TILE, 4)
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def __getitem__(self, index: Any) -> NDArray[np.uint8]:
-        index = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in index:
-            at = index.index(Ellipsis)
-            missing = self.ndim - len(index) + 1
-            index = (*index[:at], *[slice(None)] * missing, *index[at + 1 :])
-        rows, columns, *rest = (*index, slice(None), slice(None))[:3]
-        (y, y1), (x, x1) = _bounds(rows, self.shape[0]), _bounds(columns, self.shape[1])
-        out = self.scene.read(self.level, Box(y, x, max(0, y1 - y), max(0, x1 - x)))
-        inner = tuple(
-            0 if isinstance(part, (int, np.integer)) else slice(None, None, part.step)
-            for part in (rows, columns)
-        )
-        return np.asarray(out[(*inner, *rest)])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        if self.size > 2**30:
-            raise InputError(
-                f"level {self.level} of {self.shape[1]} × {self.shape[0]} pixels does not fit "
-                "into memory as a whole; read a part of it"
-            )
-        return np.asarray(self[:], dtype=dtype)
-
-
-def _bounds(part: Any, length: int) -> tuple[int, int]:
-    if isinstance(part, slice):
-        if (part.step or 1) < 1:
-            raise IndexError(f"a lazy level is read forwards, not by a step of {part.step}")
-        start, stop, _ = part.indices(length)
-        return start, stop
-    at = int(part) + (length if int(part) < 0 else 0)
-    if not 0 <= at < length:
-        raise IndexError(f"{int(part)} is outside a level of {length} pixels")
-    return at, at + 1
 
 
 class LazyScene:
@@ -154,6 +61,13 @@ class LazyScene:
     cache_bytes
         Budget of finished pixels, and of window results.
 
+    Attributes
+    ----------
+    on_wanted
+        Called, on the reader's thread, after a view has asked for tiles.
+    encoder
+        What a cell is: resolution, unit and edge.
+
     Raises
     ------
     InputError, ModelError
@@ -169,7 +83,6 @@ class LazyScene:
         sampler: Sampler,
         *,
         cache_bytes: int = 2**30,
-        check: Callable[[], None] = lambda: None,
     ) -> None:
         preset = PRESETS[sampler.preset]
         if preset.phases is None:
@@ -186,12 +99,10 @@ class LazyScene:
         assert sampler.steps is not None
         assert sampler.guidance is not None
         self.sampler, self.counters = sampler, Counters()
-        self._identity = {
-            "model": bundle.card.id,
-            "model_hash": bundle.hash,
-            "places": places.digest,
-            "sampler": vars(sampler),
-        }
+        self.on_wanted: Callable[[], None] = lambda: None
+        self._stop: Callable[[], None] = _go_on
+        self.encoder = bundle.encoder.spec
+        self._model = {"model": bundle.card.id, "model_hash": bundle.hash}
         self._canvas = LazyCanvas(
             bundle.denoiser,
             CanvasTask(
@@ -207,11 +118,10 @@ class LazyScene:
             threads=sampler.threads,
             cache_bytes=cache_bytes,
             tile_bytes=0,
-            check=check,
+            check=self._check,
             counters=self.counters,
         )
         self._tiles: ByteCache[tuple[int, Key], NDArray[np.uint8]] = ByteCache(cache_bytes)
-        self._means: dict[Key, NDArray[np.float32]] = {}
         self._wanted: dict[Key, None] = {}
         self._changed = threading.Condition()
         count = 0
@@ -219,6 +129,11 @@ class LazyScene:
             count += 1
         self._levels = [LazyLevel(self, level) for level in range(count)]
         self._coarsest = self._map(count, Box(0, 0, *self._shape_at(count)))
+        self._sums: dict[Key, _Sum] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LazyScene:
+        """Itself: it is a function of place with a memory, and a copy would be no other."""
+        return self
 
     @property
     def levels(self) -> list[Any]:
@@ -226,15 +141,58 @@ class LazyScene:
         return [*self._levels, self._coarsest]
 
     @property
+    def rendered(self) -> RenderedLevel:
+        """Level 0 as ``(h, w, 3)`` uint8 that makes what it lacks; for whoever owns the model."""
+        return RenderedLevel(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that the pixels depend on, JSON-compatible; :meth:`from_dict` goes back."""
+        return {
+            **self._model,
+            "shape": list(self.shape),
+            "places": self.places.to_dict(),
+            "palette": self.palette.to_dict(),
+            "sampler": asdict(self.sampler),
+        }
+
+    @classmethod
+    def from_dict(cls, bundle: ModelBundle, data: Mapping[str, Any]) -> LazyScene:
+        """The slide that :meth:`to_dict` described.
+
+        Raises
+        ------
+        InputError
+            If it is no such description.
+        ModelError
+            If the model is another one: its pixels would be others.
+        """
+        try:
+            model = (data["model"], data["model_hash"])
+            places, palette = places_from_dict(data["places"]), Palette.from_dict(data["palette"])
+            shape = (int(data["shape"][0]), int(data["shape"][1]))
+            sampler = Sampler(**data["sampler"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(f"not an endless slide: {error!r}") from None
+        if model != (bundle.card.id, bundle.hash):
+            raise ModelError(
+                f"the slide was made by {model[0]} ({str(model[1])[:12]}), not by {bundle.card.id} "
+                f"({bundle.hash[:12]}): install that version of the model"
+            )
+        return cls(bundle, places, palette, shape, sampler)
+
+    @property
     def digest(self) -> str:
-        """sha256 over all that the pixels depend on."""
-        text = json.dumps(self._identity, sort_keys=True, default=str)
+        """sha256 over all that the pixels depend on, and the palette."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     # Reading: any thread, never long
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """``(h, w, 4)`` uint8 of a box of a level; asks for the tiles that it lacks."""
+        """``(h, w, 4)`` uint8 of a box of a level; asks for the tiles that it lacks.
+
+        The last view counts: what an earlier one lacked is asked for again when it is back.
+        """
         if level == 0:
             out = np.zeros((*box.shape, 4), np.uint8)
         else:
@@ -255,8 +213,8 @@ class LazyScene:
             for key in keys:
                 self._show(out, level, box, key)
         # A single pixel is somebody pointing at it, not a view.
-        if few and box.area > 1:
-            self._ask(keys, full.centre)
+        if box.area > 1:
+            self._ask(keys if few else [], full.centre)
         return out
 
     def _shape_at(self, level: int) -> tuple[int, int]:
@@ -265,9 +223,6 @@ class LazyScene:
     def _full(self, level: int, box: Box) -> Box:
         f = 2**level
         return Box(box.y * f, box.x * f, box.h * f, box.w * f).intersect(Box(0, 0, *self.shape))
-
-    def _exists(self, key: Key) -> bool:
-        return 0 <= key[0] * TILE < self.shape[0] and 0 <= key[1] * TILE < self.shape[1]
 
     def _show(self, out: NDArray[np.uint8], level: int, box: Box, key: Key) -> None:
         """Lay a tile over what is there, if it exists at this level."""
@@ -303,15 +258,15 @@ class LazyScene:
         return np.concatenate([rgb.numpy(), alpha], 2)
 
     def _ask(self, keys: list[Key], centre: tuple[float, float]) -> None:
-        boxes = {Box(k[0] * TILE, k[1] * TILE, TILE, TILE): k for k in keys}
+        boxes = {_tile_box(key): key for key in keys}
         with self._changed:
             missing = [
                 boxes[b] for b in centre_out(boxes, centre) if (0, boxes[b]) not in self._tiles
             ]
-            if missing:
-                # The last view counts: what an earlier one lacked is asked for when it is back.
-                self._wanted = dict.fromkeys(missing)
-                self._changed.notify_all()
+            self._wanted = dict.fromkeys(missing)
+            self._changed.notify_all()
+        if missing:
+            self.on_wanted()
 
     # Working: the thread that owns the model
 
@@ -325,56 +280,163 @@ class LazyScene:
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._wanted), seconds)
 
-    def work(self) -> Iterator[Box]:
-        """Make what was asked for, the middle of the last view first.
+    def forget(self) -> None:
+        """Ask for nothing any more, until something is read."""
+        with self._changed:
+            self._wanted = {}
 
-        Yields
-        ------
-        After every tile: its box in level-0 pixels.
+    def step(self, check: Callable[[], None] = lambda: None) -> Box | None:
+        """Make one of the tiles asked for, the middle of the last view first.
+
+        A tile that goes out of view meanwhile is left, and the next one made; the work on it is
+        kept for when it comes back.
+
+        Parameters
+        ----------
+        check
+            Called before every call of the network; raises to stop.
+
+        Returns
+        -------
+        The tile's box in level-0 pixels; ``None`` if nothing is asked for.
         """
         while True:
             with self._changed:
                 key = next(iter(self._wanted), None)
             if key is None:
-                return
-            box = self.make(key)
+                return None
+
+            def go_on(key: Key = key) -> None:
+                check()
+                if key not in self._wanted:
+                    raise _OutOfViewError("the view has moved on")
+
+            try:
+                box = self.make(key, go_on)
+            except _OutOfViewError:
+                continue
             with self._changed:
                 self._wanted.pop(key, None)
+            return box
+
+    def work(self, check: Callable[[], None] = lambda: None) -> Iterator[Box]:
+        """:meth:`step` until nothing is asked for; yields the tiles' boxes."""
+        while (box := self.step(check)) is not None:
             yield box
 
-    def make(self, key: Key) -> Box:
-        """Make the tile at row and column ``key``; its box."""
-        made = self._canvas.tile(*key)
-        rgb = ((made.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
-        with self._changed:
-            level, part = 0, rgb
-            while True:
-                pixels = np.full((*part.shape[:2], 4), 255, np.uint8)
-                pixels[..., :3] = part.round().to(torch.uint8).numpy()
-                self._tiles.put((level, key), pixels)
-                if part.shape[0] == 1:
-                    break
-                part = F.avg_pool2d(part.permute(2, 0, 1)[None], 2)[0].permute(1, 2, 0)
-                level += 1
-            self._tiles.trim()
-            self._paint_coarsest(key, part.reshape(3).numpy())
-        return Box(key[0] * TILE, key[1] * TILE, TILE, TILE).intersect(Box(0, 0, *self.shape))
+    def make(self, key: Key, check: Callable[[], None] = lambda: None) -> Box:
+        """Make the tile at row and column ``key``, unless it exists; its box."""
+        self._made(key, check)
+        return _tile_box(key).intersect(Box(0, 0, *self.shape))
 
-    def _paint_coarsest(self, key: Key, mean: NDArray[np.float32]) -> None:
-        """The true colour of a pixel of the coarsest level, once all its tiles were made."""
+    def _made(self, key: Key, check: Callable[[], None]) -> NDArray[np.uint8]:
+        """``(256, 256, 4)`` uint8 of a tile."""
+        with self._changed:
+            kept = self._tiles.get((0, key))
+        if kept is not None:
+            return kept
+        self._stop = check
+        try:
+            made = self._canvas.tile(*key)
+        finally:
+            self._stop = _go_on
+        rgb = ((made.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
+        levels, part = [], rgb
+        while True:
+            pixels = np.full((*part.shape[:2], 4), 255, np.uint8)
+            pixels[..., :3] = part.round().to(torch.uint8).numpy()
+            levels.append(pixels)
+            if part.shape[0] == 1:
+                break
+            part = F.avg_pool2d(part.permute(2, 0, 1)[None], 2)[0].permute(1, 2, 0)
+        with self._changed:
+            for level, pixels in enumerate(levels):
+                self._tiles.put((level, key), pixels)
+            self._tiles.trim()
+            self._paint_coarsest(key, levels, part.reshape(3).numpy())
+        return levels[0]
+
+    def prepare(
+        self,
+        box: Box,
+        check: Callable[[], None] = lambda: None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Make the tiles of a box of level 0, as many of them as the budget keeps.
+
+        Parameters
+        ----------
+        progress
+            Told ``(tiles done, tiles)``.
+        """
+        # A tile and its coarser copies take a third more than the tile.
+        keys = tiles_of(box)[: int(self._tiles.budget // (TILE * TILE * 4 * 4 / 3))]
+        for done, key in enumerate(keys):
+            self._made(key, check)
+            progress(done + 1, len(keys))
+
+    def render(self, box: Box) -> NDArray[np.uint8]:
+        """``(h, w, 3)`` uint8 of a box of level 0, everything in it made."""
+        out = np.empty((*box.shape, 3), np.uint8)
+        for key in tiles_of(box):
+            place = _tile_box(key)
+            both = place.intersect(box)
+            made = self._made(key, _go_on)[both.shift(-place.y, -place.x).slices]
+            out[both.shift(-box.y, -box.x).slices] = made[..., :3]
+        return out
+
+    def _check(self) -> None:
+        self._stop()
+
+    def _paint_coarsest(
+        self, key: Key, levels: list[NDArray[np.uint8]], mean: NDArray[np.float32]
+    ) -> None:
+        """The true colours of the coarsest level, where all tiles of a pixel were made."""
         level = len(self._levels)
         per = 2**level // TILE
         if per < 1:
             size = TILE >> level
-            made = self._tiles.get((level, key))
-            if made is not None:
-                part = self._coarsest[key[0] * size :, key[1] * size :][:size, :size]
-                part[...] = made[: part.shape[0], : part.shape[1]]
+            part = self._coarsest[key[0] * size :, key[1] * size :][:size, :size]
+            part[...] = levels[level][: part.shape[0], : part.shape[1]]
             return
-        self._means[key] = mean
         y, x = key[0] // per, key[1] // per
-        keys = [(y * per + i, x * per + j) for i in range(per) for j in range(per)]
-        keys = [k for k in keys if self._exists(k)]
-        if all(k in self._means for k in keys):
-            colour = np.mean([self._means[k] for k in keys], axis=0)
-            self._coarsest[y, x, :3], self._coarsest[y, x, 3] = np.round(colour), 255
+        if self._coarsest[y, x, 3] == 255:
+            return
+        rows, columns = (
+            min(per, -(-n // TILE) - at * per) for n, at in zip(self.shape, (y, x), strict=True)
+        )
+        kept = self._sums.setdefault((y, x), _Sum(rows * columns))
+        kept.add((key[0] - y * per) * per + key[1] - x * per, mean)
+        if kept.missing == 0:
+            self._coarsest[y, x, :3], self._coarsest[y, x, 3] = np.round(kept.mean), 255
+            del self._sums[y, x]
+
+
+class _OutOfViewError(Cancelled):
+    """The tile in the making is asked for no more."""
+
+
+class _Sum:
+    """The mean colour of tiles that come in any order, some of them again."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.missing = count, count
+        self._seen, self._sum = 0, np.zeros(3)
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        return self._sum / self.count
+
+    def add(self, place: int, colour: NDArray[np.float32]) -> None:
+        if not self._seen >> place & 1:
+            self._seen |= 1 << place
+            self._sum += colour
+            self.missing -= 1
+
+
+def _go_on() -> None:
+    """Nobody wants to stop."""
+
+
+def _tile_box(key: Key) -> Box:
+    return Box(key[0] * TILE, key[1] * TILE, TILE, TILE)

@@ -11,6 +11,7 @@ from napari_ssldiff.viewer.native import load_triton_apart
 from napari_ssldiff.viewer.session import Parameters
 
 if TYPE_CHECKING:
+    from napari_ssldiff.synthesis.endless import LazyScene
     from napari_ssldiff.synthesis.events import Event
     from napari_ssldiff.synthesis.request import SynthesisRequest
 
@@ -67,6 +68,18 @@ class Backend(Protocol):
     def synthesize(
         self, request: SynthesisRequest, *, bundle: Any, scene: Scene, cancel: Any
     ) -> Generator[Event, None, None]: ...
+    def explore(
+        self,
+        scene: Scene,
+        region: Region,
+        bundle: Any,
+        parameters: Parameters,
+        *,
+        arrangement: str,
+        edge: int,
+        progress: ProgressCall,
+        cancel: Any,
+    ) -> LazyScene: ...
 
 
 class EngineBackend:
@@ -145,3 +158,33 @@ class EngineBackend:
         from napari_ssldiff.synthesis import synthesize
 
         yield from synthesize(request, bundle=bundle, scene=scene, cancel=cancel)
+
+    def explore(
+        self,
+        scene: Scene,
+        region: Region,
+        bundle: Any,
+        parameters: Parameters,
+        *,
+        arrangement: str,
+        edge: int,
+        progress: ProgressCall,
+        cancel: Any,
+    ) -> LazyScene:
+        """A square endless slide of what a region holds."""
+        from napari_ssldiff.synthesis.explore import explore
+        from napari_ssldiff.synthesis.request import Sampler
+
+        # Steps and guidance of another preset may be those of a student, which has no tiles.
+        own = parameters.preset in ("bulk", "lazy")
+        sampler = Sampler(
+            preset="lazy",
+            steps=parameters.steps if own else None,
+            guidance=parameters.guidance if own else None,
+            seed=parameters.seed,
+        )
+        made: LazyScene = explore(
+            scene, region, bundle, sampler, shape=(edge, edge), arrangement=arrangement,
+            progress=progress, cancel=cancel,
+        )  # fmt: skip
+        return made

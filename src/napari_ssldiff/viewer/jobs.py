@@ -1,4 +1,4 @@
-"""What the worker does: vary a region, export a part of a scene."""
+"""What the worker does: vary a region, open an endless slide, export a part of a scene."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from numpy.typing import NDArray
 
 from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.export.composite import Composite
+from napari_ssldiff.export.lazy import LazyImage
 from napari_ssldiff.export.ome_zarr import write_ome_zarr
 from napari_ssldiff.export.overlay_store import OverlayStore
 from napari_ssldiff.export.provenance import provenance_of
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.viewer.endless import EndlessSlide, make_slide, provenance_of_slide
 from napari_ssldiff.viewer.messages import (
     JobPainted,
     JobPrepared,
     JobPreview,
     JobProgress,
     Message,
+    SlideOpened,
 )
 from napari_ssldiff.viewer.session import Parameters, duration
 from napari_ssldiff.viewer.worker import Engine, JobControl
@@ -110,6 +113,54 @@ class GenerateJob:
 
 
 @dataclass(frozen=True, eq=False)
+class OpenSlideJob:
+    """Make an endless slide of what a region holds; its pixels are made later, where one looks.
+
+    Parameters
+    ----------
+    scene, region
+        What to take embeddings and colours from, in level-0 pixels.
+    model_id, device
+        Which model, and where it runs.
+    parameters
+        Steps, guidance and seed.
+    arrangement
+        ``"mirror"`` or ``"shuffle"``.
+    edge
+        Of the slide, in pixels of the model.
+    """
+
+    scene: Scene
+    region: Region
+    model_id: str
+    device: str
+    parameters: Parameters
+    arrangement: str = "mirror"
+    edge: int = 2**20
+    id: int = field(default_factory=_next_id)
+
+    def run(self, engine: Engine, control: JobControl, post: Post) -> str:
+        """Load, embed, hand over."""
+        report = Reporter(self.id, post)
+        report("Loading the model")
+        bundle = engine.bundle(self.model_id, self.device)
+        token = engine.backend.new_cancel()
+        control.attach(token)
+        control.raise_if_cancelled()
+        report("Reading the region")
+        lazy = engine.backend.explore(
+            self.scene, self.region, bundle, self.parameters,
+            arrangement=self.arrangement, edge=self.edge, progress=report, cancel=token,
+        )  # fmt: skip
+        slide = make_slide(lazy, self.scene, provenance_of_slide(lazy, self.scene))
+        post(SlideOpened(self.id, slide))
+        return (
+            f"An endless slide of {self.edge} × {self.edge} px: zoom in, and it is made where you "
+            "look. Choose it as the scene to draw on it and to export."
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class ExportJob:
     """Write a part of a scene, with what is synthetic in it, as OME-Zarr.
 
@@ -122,7 +173,9 @@ class ExportJob:
     path, version
         Where to, and as which OME-Zarr.
     provenance
-        Of the overlay's pixels.
+        Of the overlay's pixels, or of the slide's.
+    slide
+        The endless slide that the scene is; all of it is synthetic.
     """
 
     scene: Scene
@@ -131,6 +184,7 @@ class ExportJob:
     path: Path
     version: Literal["0.5", "0.4"] = "0.5"
     provenance: Mapping[str, Any] | None = None
+    slide: EndlessSlide | None = None
     id: int = field(default_factory=_next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
@@ -138,13 +192,22 @@ class ExportJob:
         scene, box, size = self.scene, self.box, self.scene.pixel_size
         image = Composite(scene, box, self.store)
         report = Reporter(self.id, post)
+        synthetic = None if self.store is None else image.synthetic
+        if self.slide is not None:
+            report("Making the tiles")
+            self.slide.lazy.prepare(
+                box,
+                control.raise_if_cancelled,
+                lambda done, total: report("Making the tiles", done, total),
+            )
+            synthetic = LazyImage(box.shape, np.uint8, lambda part: np.ones(part.shape, np.uint8))
         report("Exporting")
         written = write_ome_zarr(
             self.path,
             image,
             pixel_size=size,
             translation=(scene.origin[0] + box.y * size.y, scene.origin[1] + box.x * size.x),
-            synthetic=None if self.store is None else image.synthetic,
+            synthetic=synthetic,
             provenance=self.provenance,
             version=self.version,
             name=self.path.name.removesuffix(".zarr").removesuffix(".ome"),

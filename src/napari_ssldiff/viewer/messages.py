@@ -84,6 +84,31 @@ class JobFailed:
     text: str
 
 
+@dataclass(frozen=True)
+class SlideOpened:
+    """An endless slide is there to be shown; ``slide`` is a
+    :class:`~napari_ssldiff.viewer.endless.EndlessSlide`."""
+
+    job: int
+    slide: Any
+
+
+@dataclass(frozen=True)
+class TileMade:
+    """A tile of an endless slide was made; ``box`` in its level-0 pixels."""
+
+    chore: int
+    box: Box
+
+
+@dataclass(frozen=True)
+class ChoreFailed:
+    """A chore broke and is not served any more; ``text`` is one line for the user."""
+
+    chore: int
+    text: str
+
+
 Message: TypeAlias = (
     JobStarted
     | DevicesFound
@@ -94,4 +119,7 @@ Message: TypeAlias = (
     | JobDone
     | JobCancelled
     | JobFailed
+    | SlideOpened
+    | TileMade
+    | ChoreFailed
 )

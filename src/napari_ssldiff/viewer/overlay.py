@@ -20,6 +20,7 @@ from napari_ssldiff.export.provenance import NAMESPACE, SYNTHETIC_NOTE
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer.regions import Points
+from napari_ssldiff.viewer.view import in_view
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -116,7 +117,7 @@ class OverlayController:
             self._show_preview(*self._pending)
             self._pending = None
         dirty, self._dirty = self._dirty, []
-        if not any(self._in_view(box) for box in dirty):
+        if not any(in_view(self.layer, box) for box in dirty):
             return False
         self.layer.refresh(thumbnail=False, extent=False, highlight=False)
         return True
@@ -181,18 +182,6 @@ class OverlayController:
     def _stamp(self) -> None:
         # A new mapping: metadata is what napari hands to writers, at any moment.
         self.layer.metadata = {**self.layer.metadata, NAMESPACE: self.provenance}
-
-    def _in_view(self, box: Box) -> bool:
-        layer = self.layer
-        if not layer.visible:
-            return False  # napari reads it afresh when it is shown
-        if not layer.multiscale:
-            return True
-        factors = np.asarray(layer.downsample_factors[layer.data_level])[:2]
-        corners = np.asarray(layer.corner_pixels)[:, :2]
-        low, high = np.floor(corners[0] * factors), np.ceil((corners[1] + 1) * factors)
-        (y0, x0), (y1, x1) = low.astype(int).tolist(), high.astype(int).tolist()
-        return bool(Box(y0, x0, y1 - y0, x1 - x0).intersect(box).area)
 
     def _show_preview(self, box: Box, pixels: NDArray[np.uint8], region: Region) -> None:
         from napari.layers import Image

@@ -72,7 +72,11 @@ class Status:
 
 @dataclass
 class Session:
-    """State shared by the dock widget's panels. Each field has a signal in ``events``."""
+    """State shared by the dock widget's panels. Each field has a signal in ``events``.
+
+    ``slides`` counts the endless slides that are open, ``missing`` the tiles that their views still
+    lack; ``paused`` says that none of these is made.
+    """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
@@ -83,6 +87,9 @@ class Session:
     busy: bool = False
     cancelling: bool = False
     waiting: int = 0
+    slides: int = 0
+    missing: int = 0
+    paused: bool = False
     progress: WorkProgress = field(default_factory=WorkProgress)
     status: Status = field(default_factory=Status)
 

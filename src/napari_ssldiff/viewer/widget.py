@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QApplication, QFrame, QMessageBox, QScrollArea, QVBox
 
 from napari_ssldiff.viewer.backend import Backend
 from napari_ssldiff.viewer.export_dialog import ExportDialog, suggested_path
+from napari_ssldiff.viewer.panels.endless import EndlessPanel
 from napari_ssldiff.viewer.panels.parameters import ParameterPanel
 from napari_ssldiff.viewer.panels.regions import RegionPanel
 from napari_ssldiff.viewer.panels.run import RunPanel
@@ -62,6 +63,7 @@ class SSLDiffusionWidget(QWidget):
         self.regions = RegionPanel(self.bench)
         self.parameters = ParameterPanel(self.bench.session)
         self.run = RunPanel(self.bench, self.show_export)
+        self.endless = EndlessPanel(self.bench)
         self.dialog: ExportDialog | None = None
         self._lay_out()
 
@@ -69,9 +71,11 @@ class SSLDiffusionWidget(QWidget):
         self._timer.setInterval(_TICK)
         self._timer.timeout.connect(self._on_tick)
         session = self.bench.session
-        session.events.busy.connect(self._on_busy)
+        session.events.busy.connect(self._on_work)
+        session.events.slides.connect(self._on_work)
         session.events.model_id.connect(self._on_model)
         self._on_model()
+        self._on_work()
         # The window may be destroyed without any close event reaching a docked widget.
         _alive[id(self)] = (self, self._mailbox)
         self.destroyed.connect(partial(_retire, id(self), self.bench))
@@ -110,7 +114,7 @@ class SSLDiffusionWidget(QWidget):
         layout = QVBoxLayout(inner)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.setSpacing(8)
-        for panel in (self.source, self.regions, self.parameters, self.run):
+        for panel in (self.source, self.regions, self.parameters, self.run, self.endless):
             layout.addWidget(panel)
         layout.addStretch(1)
         area = QScrollArea()  # small screens: nothing is squeezed, nothing unreachable
@@ -129,9 +133,11 @@ class SSLDiffusionWidget(QWidget):
     def _on_tick(self) -> None:
         self.bench.tick()
 
-    def _on_busy(self, busy: bool) -> None:
-        if busy:
-            self._timer.start()
+    def _on_work(self) -> None:
+        session = self.bench.session
+        if session.busy or session.slides:
+            if not self._timer.isActive():
+                self._timer.start()
         else:
             self._timer.stop()
             self.bench.tick()

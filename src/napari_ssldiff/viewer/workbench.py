@@ -15,7 +15,8 @@ from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer import messages as m
 from napari_ssldiff.viewer.backend import Backend, Card, EngineBackend
-from napari_ssldiff.viewer.jobs import ExportJob, GenerateJob
+from napari_ssldiff.viewer.endless import EndlessView, slide_of
+from napari_ssldiff.viewer.jobs import ExportJob, GenerateJob, OpenSlideJob
 from napari_ssldiff.viewer.layer_scene import is_source, scene_of
 from napari_ssldiff.viewer.overlay import OverlayController
 from napari_ssldiff.viewer.region_book import RegionBook
@@ -86,10 +87,12 @@ class Workbench:
         self.cards: Sequence[Card] = ()
         self._overlays: dict[Any, OverlayController] = {}
         self._jobs: dict[int, tuple[Job, OverlayController | None]] = {}
+        self._slides: dict[Any, EndlessView] = {}
         self._eta = Eta()
         self._load_cards()
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
+        self._serve_slides()
         self.choose_source(next(iter(self.sources()), None))
 
     # What there is to choose from
@@ -163,6 +166,40 @@ class Workbench:
             )
 
     @_told
+    def open_endless(self, arrangement: str = "mirror", edge: int = 2**20) -> None:
+        """Queue an endless slide of what the first chosen region holds.
+
+        Parameters
+        ----------
+        arrangement
+            ``"mirror"`` or ``"shuffle"``.
+        edge
+            Of the slide, in pixels of the model.
+        """
+        scene, _ = self._chosen_scene()
+        if not self.session.model_id:
+            raise InputError("there is no model: train one with 'napari-ssldiff train'")
+        region = self.regions.chosen()[0]
+        self._guard_size(region)
+        job = OpenSlideJob(
+            scene=scene,
+            region=region,
+            model_id=self.session.model_id,
+            device=self.session.device,
+            parameters=self.session.parameters,
+            arrangement=arrangement,
+            edge=edge,
+        )
+        self._submit(job, None)
+
+    def pause(self, paused: bool) -> None:
+        """Make no tiles of endless slides for now, or go on."""
+        self.session.paused = paused
+        for view in self._slides.values():
+            view.slide.paused = paused
+        self.worker.wake()
+
+    @_told
     def export(
         self, path: str | Path, version: Literal["0.5", "0.4"] = "0.5", extent: Extent = "region"
     ) -> None:
@@ -175,13 +212,19 @@ class Workbench:
         target = check_output(path)
         overlay = self._overlays.get(source)
         painted = overlay is not None and not overlay.empty
+        slide = slide_of(source)
+        if slide is not None:
+            self._guard_size(Region.from_box(box), "exported")
         job = ExportJob(
             scene=scene,
             box=box,
             store=overlay.store if overlay is not None and painted else None,
             path=target,
             version=version,
-            provenance=overlay.provenance if overlay is not None and painted else None,
+            provenance=overlay.provenance
+            if overlay is not None and painted
+            else slide and slide.provenance,
+            slide=slide,
         )
         self._submit(job, overlay)
 
@@ -202,6 +245,9 @@ class Workbench:
         if isinstance(message, m.DevicesFound):
             self.session.devices = message.devices
             return
+        if isinstance(message, (m.TileMade, m.ChoreFailed)):
+            self._of_slide(message)
+            return
         if message.job not in self._jobs:
             return
         job, overlay = self._jobs[message.job]
@@ -213,6 +259,8 @@ class Workbench:
             self.session.progress = WorkProgress(message.stage, message.fraction, left)
         elif isinstance(message, (m.JobDone, m.JobCancelled, m.JobFailed)):
             self._ended(message)
+        elif isinstance(message, m.SlideOpened):
+            EndlessView.open(self.viewer, message.slide)
         elif overlay is not None and not overlay.closed:
             if isinstance(message, m.JobPrepared):
                 overlay.start_run(message.job, message.provenance)
@@ -225,6 +273,9 @@ class Workbench:
         """Show what the worker has painted; call it about ten times a second while busy."""
         for overlay in self._overlays.values():
             overlay.flush()
+        for view in self._slides.values():
+            view.flush()
+        self.session.missing = sum(view.slide.lazy.waiting for view in self._slides.values())
 
     def close(self) -> bool:
         """End the worker and stop listening; whether its thread has ended. Safe to call twice."""
@@ -249,12 +300,12 @@ class Workbench:
             self.regions.attach(self.source, self.scene)
         return self.scene, self.source
 
-    def _guard_size(self, region: Region) -> None:
+    def _guard_size(self, region: Region, what: str = "read and varied") -> None:
         b = region.bounds
         if b.area <= LARGE:
             return
         text = f"the region of {b.w} × {b.h} px is {b.area / 1e6:.0f} Mpx large"
-        if not self.confirm(f"T{text[1:]} and may take hours. Vary all of it?"):
+        if not self.confirm(f"T{text[1:]}, which may take hours. Shall all of it be {what}?"):
             raise InputError(f"{text}: draw one of at most {LARGE / 1e6:.0f} Mpx")
 
     def _overlay(self, source: Image, scene: Scene) -> OverlayController:
@@ -296,7 +347,33 @@ class Workbench:
             self.session.busy = self.session.cancelling = False
             self.session.progress = WorkProgress()
 
+    def _serve_slides(self) -> None:
+        """Have the worker make the tiles of the slides that are in the viewer, and no others."""
+        shown = {layer: slide for layer in self.viewer.layers if (slide := slide_of(layer))}
+        self._slides = {
+            layer: self._slides.get(layer) or EndlessView(layer, slide)
+            for layer, slide in shown.items()
+        }
+        for slide in shown.values():
+            slide.paused = self.session.paused
+            slide.lazy.on_wanted = self.worker.wake
+        self.worker.serve(dict.fromkeys(shown.values()))
+        self.session.slides = len(self._slides)
+
+    def _of_slide(self, message: m.TileMade | m.ChoreFailed) -> None:
+        for view in self._slides.values():
+            if view.slide.id != message.chore:
+                continue
+            if isinstance(message, m.TileMade):
+                view.made(message.box)
+            else:
+                view.slide.lazy.forget()
+                text = f"{view.layer.name}: {message.text}"
+                self.say(text, "error")
+                notify(text)
+
     def _on_inserted(self) -> None:
+        self._serve_slides()
         self.scenes_changed.emit()
         if self.source is None:
             self.choose_source(next(iter(self.sources()), None))
@@ -304,6 +381,7 @@ class Workbench:
     def _on_removed(self, event: Any) -> None:
         layer = event.value
         self.regions.layer_removed(layer)
+        self._serve_slides()
         for source, overlay in list(self._overlays.items()):
             if overlay.is_preview(layer):
                 overlay.preview_removed()

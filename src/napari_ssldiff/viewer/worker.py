@@ -1,4 +1,8 @@
-"""One thread that owns the model: jobs in, messages out, cancel at any time."""
+"""One thread that owns the model: jobs in, messages out, cancel at any time.
+
+Where there is no job, it serves chores: work without an end, such as the tiles that the view of an
+endless slide lacks. A job does not wait for a chore.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from napari_ssldiff.errors import Cancelled, SSLDiffError
 from napari_ssldiff.viewer.backend import Backend, Cancel
 from napari_ssldiff.viewer.messages import (
+    ChoreFailed,
     DevicesFound,
     JobCancelled,
     JobDone,
@@ -95,6 +100,20 @@ class Job(Protocol):
         """Do it on the worker's thread; say in one line what came of it, or raise."""
 
 
+class Chore(Protocol):
+    """Work for whenever there is no job."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to do. Called with the worker's lock held: takes none."""
+
+    def step(self, check: Callable[[], None], post: Callable[[Message], None]) -> None:
+        """Do a little of it on the worker's thread; ``check`` raises to stop."""
+
+
 class Worker:
     """Runs jobs one after another on a thread of its own, started by the first of them.
 
@@ -112,6 +131,8 @@ class Worker:
         self._condition = threading.Condition()
         self._waiting: deque[tuple[Job, JobControl]] = deque()
         self._active: tuple[Job, JobControl] | None = None
+        self._chores: tuple[Chore, ...] = ()
+        self._serving: tuple[Chore, JobControl] | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -138,13 +159,35 @@ class Worker:
             if self._closed:
                 raise RuntimeError("the worker is closed")
             self._waiting.append((job, JobControl()))
-            if self._thread is None:
-                # A daemon: a model stuck in a driver must not keep Python from ending.
-                self._thread = threading.Thread(
-                    target=self._loop, name="napari-ssldiff-worker", daemon=True
-                )
-                self._thread.start()
+            if self._serving is not None:
+                self._serving[1].cancel()
+            self._start()
             self._condition.notify()
+
+    def serve(self, chores: Iterable[Chore]) -> None:
+        """Serve these chores and no others from now on, the first that is ready first."""
+        with self._condition:
+            if self._closed:
+                return
+            self._chores = tuple(chores)
+            if self._serving is not None and self._serving[0] not in self._chores:
+                self._serving[1].cancel()
+            if self._chores:
+                self._start()
+            self._condition.notify()
+
+    def wake(self) -> None:
+        """A chore may have become ready. Safe from any thread."""
+        with self._condition:
+            self._condition.notify()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            # A daemon: a model stuck in a driver must not keep Python from ending.
+            self._thread = threading.Thread(
+                target=self._loop, name="napari-ssldiff-worker", daemon=True
+            )
+            self._thread.start()
 
     def cancel(self, which: Callable[[Job], bool] = lambda job: True) -> int:
         """Stop the jobs that ``which`` picks, running or waiting; how many there were.
@@ -168,10 +211,12 @@ class Worker:
         with self._condition:
             self._closed = True
             self._waiting.clear()
-            active, thread = self._active, self._thread
+            self._chores = ()
+            running, thread = (self._active, self._serving), self._thread
             self._condition.notify()
-        if active is not None:
-            active[1].cancel()
+        for one in running:
+            if one is not None:
+                one[1].cancel()
         if thread is None:
             self._deliver = _nowhere
             return True
@@ -189,17 +234,46 @@ class Worker:
     def _loop(self) -> None:
         while True:
             with self._condition:
-                while not (self._waiting or self._closed):
+                while not (self._waiting or self._closed or self._ready()):
                     self._condition.wait()
                 if self._closed:
                     break
-                self._active = self._waiting.popleft()
+                if self._waiting:
+                    self._active = self._waiting.popleft()
+                else:
+                    self._serving = (self._ready()[0], JobControl())
+            if self._serving is not None:
+                self._serve(*self._serving)
+                continue
+            assert self._active is not None
             last = self._run(*self._active)
             with self._condition:
                 self._active = None
             # After the job has left the queue: who hears of the end finds the worker free.
             self._post(last)
         self._engine.drop()
+
+    def _ready(self) -> list[Chore]:
+        return [chore for chore in self._chores if chore.ready]
+
+    def _serve(self, chore: Chore, control: JobControl) -> None:
+        """One step of a chore; one that fails is not served again."""
+        failure = None
+        try:
+            with _window_first():
+                chore.step(control.raise_if_cancelled, self._post)
+        except Cancelled:
+            pass
+        except Exception as error:
+            if not isinstance(error, SSLDiffError):
+                logger.exception("chore %s failed", chore.id)
+            failure = ChoreFailed(chore.id, _line_of(error))
+        with self._condition:
+            self._serving = None
+            if failure is not None:
+                self._chores = tuple(other for other in self._chores if other is not chore)
+        if failure is not None:
+            self._post(failure)
 
     def _run(self, job: Job, control: JobControl) -> Message:
         """Run one job; the message that reports its end."""
@@ -219,12 +293,7 @@ class Worker:
             logger.exception("job %s failed", job.id)
             if _out_of_memory(error):
                 self._engine.drop()
-                return JobFailed(
-                    job.id,
-                    "the device ran out of memory: draw a smaller region or choose another device",
-                )
-            said = " ".join(str(error).split())[:200]
-            return JobFailed(job.id, f"{type(error).__name__}: {said}")
+            return JobFailed(job.id, _line_of(error))
 
 
 def _nowhere(message: Message) -> None:
@@ -244,6 +313,16 @@ def _window_first() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+def _line_of(error: Exception) -> str:
+    """An error in one line for the user."""
+    if isinstance(error, SSLDiffError):
+        return str(error)
+    if _out_of_memory(error):
+        return "the device ran out of memory: draw a smaller region or choose another device"
+    said = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {said}"
 
 
 def _out_of_memory(error: BaseException) -> bool:

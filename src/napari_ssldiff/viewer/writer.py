@@ -15,6 +15,7 @@ from napari_ssldiff.export.ome_zarr import write_ome_zarr
 from napari_ssldiff.export.provenance import NAMESPACE
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.scenes.scene import PixelSize
+from napari_ssldiff.viewer.endless import ENDLESS_KEY
 
 # What napari calls a unit → what we write, and how many of ours it is.
 _UNITS = {
@@ -69,6 +70,11 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     multiscale = meta.get("multiscale") or isinstance(data, (list, tuple))
     finest = data[0] if multiscale else data
     name = str(meta.get("name") or "image")
+    if ENDLESS_KEY in dict(meta.get("metadata") or {}):
+        raise InputError(
+            f"the layer {name!r} is an endless slide: draw a region on it and export that in the dock "
+            "widget SSL Diffusion"
+        )
     shape = tuple(int(n) for n in finest.shape)
     rgb = bool(meta.get("rgb", len(shape) == 3 and shape[-1] in (3, 4)))
     if len(shape) != (3 if rgb else 2):

@@ -224,8 +224,8 @@ def test_every_wanted_box_comes_once_and_is_that_part_of_the_image(
     latents = known(Box(0, 0, 70, 53))
     *_, (_, image, _) = decode(model, latents, PRESETS[preset], centre=(35, 26))
     wanted = tiles((140, 106), 20, 3)
-    centre = None if from_the_top else (35.0, 26.0)
-    decoder = Decoder(model, PRESETS[preset], (70, 53), wanted, centre=centre)
+    focus = None if from_the_top else lambda: (35.0, 26.0)
+    decoder = Decoder(model, PRESETS[preset], (70, 53), wanted, focus=focus)
     got: dict[int, torch.Tensor] = {}
     if from_the_top:
         parts = [p for rows in latents.split(7, 1) for p in decoder.feed(rows)]

@@ -41,10 +41,16 @@ class FakeCard:
 
 class FakeCancel:
     def __init__(self) -> None:
-        self.cancelled = False
+        self.cancelled = self.paused = False
 
     def cancel(self) -> None:
         self.cancelled = True
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
 
     def raise_if_cancelled(self) -> None:
         if self.cancelled:
@@ -120,7 +126,13 @@ class FakeBackend:
         return request
 
     def synthesize(
-        self, request: SynthesisRequest, *, bundle: Any, scene: Scene, cancel: Any
+        self,
+        request: SynthesisRequest,
+        *,
+        bundle: Any,
+        scene: Scene,
+        cancel: Any,
+        focus: Callable[[], Any] = lambda: None,
     ) -> Iterator[Event]:
         self._note()
         box = request.region.bounds
@@ -133,7 +145,10 @@ class FakeBackend:
             yield Progress("sampling", step + 1, self.steps, step + 1)
             if self.sample_error is not None:
                 raise self.sample_error
-        for i, tile in enumerate(centre_out(box.tiles(self.tile), box.centre)):
+        left = list(box.tiles(self.tile))
+        for i in range(len(left)):
+            tile = centre_out(left, focus() or box.centre)[0]
+            left.remove(tile)
             self._work(self.tile_delay, cancel)
             pixels = np.zeros((*tile.shape, 4), np.uint8)
             pixels[..., :3] = colour
@@ -153,7 +168,7 @@ class FakeBackend:
 
     def _work(self, seconds: float, cancel: Any) -> None:
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or cancel.paused:
             cancel.raise_if_cancelled()
             if self.spin:
                 sum(range(2000))

@@ -126,7 +126,7 @@ def test_a_job_goes_before_the_tiles_and_pausing_stops_them(
     assert sum(isinstance(m, TileMade) for m in seen) <= 1  # what was under way may end
     assert before - slide.lazy.waiting <= 2
     bench.pause(True)
-    assert bench.session.paused
+    assert bench.session.slides_paused
     time.sleep(0.05)
     waiting = slide.lazy.waiting
     time.sleep(0.2)

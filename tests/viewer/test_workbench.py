@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,40 @@ def test_an_unusable_layer_says_why(bench: Workbench) -> None:
     assert "'turned' is rotated" in bench.session.status.text
     assert not bench.generate()
     assert "'turned' is rotated" in bench.session.status.text
+
+
+def test_a_paused_job_waits_and_another_generate_lets_all_go_on(
+    bench: Workbench, post: Any, backend: Any
+) -> None:
+    backend.tile_delay = 0.02
+    bench.regions.add(Region.from_box(BOX), "rectangle")
+    assert bench.generate()
+    post.until(JobPainted, bench.handle)
+    bench.hold(True)
+    assert bench.session.held
+    time.sleep(0.2)
+    while not post._queue.empty():
+        bench.handle(post.next())
+    time.sleep(0.2)
+    assert post._queue.empty()
+    assert bench.session.busy
+    bench.hold(False)
+    post.until(JobPainted, bench.handle)
+    bench.hold(True)
+    assert bench.generate()
+    assert not bench.session.held
+    for _ in range(2):
+        assert isinstance(post.end(bench.handle), JobDone)
+    bench.hold(True)
+    assert not bench.session.held  # there is nothing to hold
+
+
+def test_a_paused_job_can_be_cancelled(bench: Workbench, post: Any, backend: Any) -> None:
+    backend.delay = 0.05
+    bench.regions.add(Region.from_box(BOX), "rectangle")
+    assert bench.generate()
+    post.until(JobPreview, bench.handle)
+    bench.hold(True)
+    bench.cancel()
+    assert isinstance(post.end(bench.handle), JobCancelled)
+    assert not bench.session.held

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -78,9 +77,9 @@ class Decoder:
         ``(h, w)`` of the canvas in latents.
     wanted
         Boxes in pixels of the canvas; they may overlap.
-    centre
-        ``(y, x)`` in latents: windows nearest to it come first. ``None``: row by row, for a
-        canvas whose rows come from the top.
+    focus
+        Asked before every window for a place ``(y, x)`` in latents: the window nearest to it
+        comes next. ``None``: row by row, for a canvas whose rows come from the top.
     check, counters
         As for :func:`encode`.
     """
@@ -92,13 +91,14 @@ class Decoder:
         shape: tuple[int, int],
         wanted: Sequence[Box],
         *,
-        centre: tuple[float, float] | None = None,
+        focus: Callable[[], tuple[float, float]] | None = None,
         check: Callable[[], None] = lambda: None,
         counters: Counters | None = None,
     ) -> None:
         windows = decode_windows(shape, preset, model.spec)
         #: Windows still to be decoded, in latents.
-        self.pending = deque(windows if centre is None else centre_out(windows, centre))
+        self.pending = list(windows)
+        self._focus = focus
         self._factor = model.spec.latent_factor
         kind = "gaussian" if preset.decode == "gaussian" else "cos2"
         self.mosaic = Mosaic([scaled(w, self._factor) for w in windows], wanted, kind)
@@ -114,9 +114,11 @@ class Decoder:
         -------
         The boxes that it completes: their index in ``wanted`` and ``(3, h, w)`` in [-1, 1].
         """
+        if self._focus is not None:
+            self.pending = centre_out(self.pending, self._focus())
         box = self.pending[0]
         made = self._calls.decode(latents[(slice(None), *box.shift(-top, 0).slices)])
-        self.pending.popleft()
+        self.pending.pop(0)
         return list(self.mosaic.add(scaled(box, self._factor), made))
 
     def feed(self, rows: torch.Tensor) -> Iterator[list[tuple[int, torch.Tensor]]]:
@@ -164,13 +166,16 @@ def decode(
         for y, y1 in itertools.pairwise(ys)
         for x, x1 in itertools.pairwise(xs)
     ]
-    decoder = Decoder(model, preset, shape, cells, centre=centre, check=check)
+    decoder = Decoder(model, preset, shape, cells, focus=lambda: centre, check=check)
     out = torch.zeros(3, shape[0] * f, shape[1] * f)
-    while decoder.pending:
-        place = scaled(decoder.pending[0], f)
+    left = {scaled(w, f) for w in decoder.pending}
+    while left:
         for n, pixels in decoder.next(latents):
             out[(slice(None), *cells[n].slices)] = pixels
-        yield place, out, [scaled(w, f) for w in decoder.pending]
+        pending = [scaled(w, f) for w in decoder.pending]
+        (place,) = left.difference(pending)
+        left.remove(place)
+        yield place, out, pending
 
 
 def _spans(windows: Sequence[Box]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

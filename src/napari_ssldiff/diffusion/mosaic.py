@@ -77,7 +77,8 @@ class Mosaic:
     def _leave(self, n: int) -> torch.Tensor:
         box = self._wanted[n]
         out, total = None, torch.zeros(box.shape)
-        for piece in self._pieces.pop(n):
+        # Always in the same order, whatever came first: a sum of floats depends on it.
+        for piece in sorted(self._pieces.pop(n), key=lambda piece: piece.window.to_list()):
             if out is None:
                 out = torch.zeros(len(piece.values), *box.shape)
             both = piece.window.intersect(box)

@@ -30,6 +30,9 @@ from napari_ssldiff.synthesis.tiles import from_uint8 as from_uint8
 from napari_ssldiff.synthesis.tiles import to_uint8 as to_uint8
 from napari_ssldiff.synthesis.tokens import window_tokens
 
+#: Where the viewer looks: ``(y, x)`` on the output grid, or ``None``.
+Focus = Callable[[], tuple[float, float] | None]
+
 
 def _task(request: SynthesisRequest, bundle: ModelBundle, frame: Frame) -> CanvasTask:
     """The engine's task, its known latents still missing."""
@@ -116,6 +119,7 @@ def synthesize(
     scene: Scene,
     cancel: CancelToken | None = None,
     budget: int = BUDGET,
+    focus: Focus | None = None,
 ) -> Iterator[Event]:
     """Carry out a request.
 
@@ -126,7 +130,10 @@ def synthesize(
     scene
         The request's source. Its pixels are read only for a strength below 1 or a context.
     cancel
-        Stops the run before the next network call.
+        Stops or holds the run before the next network call.
+    focus
+        Where the viewer looks: ``(y, x)`` on the output grid, asked before every tile and from
+        any thread, or ``None`` for the middle of the canvas. The nearest tile comes first.
     budget
         Bytes of solver state that may be held at once. A canvas that needs more is sampled from
         the top, band by band, to the same result.
@@ -134,9 +141,9 @@ def synthesize(
     Yields
     ------
     :class:`Started`, then :class:`Progress` and one :class:`Preview` per step, then
-    :class:`TileDone` centre out, then :class:`Finished`. For a canvas beyond the budget
-    :class:`Progress` and :class:`TileDone` from the top come between each other, and there are no
-    previews. With the preset ``lazy`` every tile is made alone, centre out, without previews.
+    :class:`TileDone` outwards from the focus, then :class:`Finished`. For a canvas beyond the
+    budget :class:`Progress` and :class:`TileDone` from the top come between each other, and there
+    are no previews. With the preset ``lazy`` every tile is made alone, without previews.
 
     Raises
     ------
@@ -148,7 +155,7 @@ def synthesize(
     _check(request, bundle)
     started = time.perf_counter()
     cancel = cancel or CancelToken()
-    check, counters = cancel.raise_if_cancelled, Counters()
+    check, counters = cancel.hold, Counters()
     preset = PRESETS[request.sampler.preset]
     frame = frame_of(scene, request.region, bundle, request.grid, request.context)
     check()
@@ -158,7 +165,7 @@ def synthesize(
     if _needs_source(request):
         yield Progress("encoding the source", 0, 1)
         task = replace(task, known=_known(bundle, scene, frame, check, counters))
-    run = _Run(request, bundle, frame, task, preset, total, check, counters)
+    run = _Run(request, bundle, frame, task, preset, total, cancel, counters, focus)
     if preset.phases is not None:
         way = run.tile_by_tile(budget)
     elif total > 0 and canvas_bytes(task, bundle.spec) > budget:
@@ -185,11 +192,29 @@ class _Run:
     task: CanvasTask
     preset: Preset
     total: int
-    check: Callable[[], None]
+    cancel: CancelToken
     counters: Counters
+    viewer: Focus | None = None
+
+    @property
+    def check(self) -> Callable[[], None]:
+        """Holds or stops what the consumer's own thread does."""
+        return self.cancel.hold
+
+    def focus(self) -> tuple[float, float]:
+        """Where the viewer looks, on the output grid."""
+        at = None if self.viewer is None else self.viewer()
+        return self.frame.output.centre if at is None else at
+
+    def focus_in_latents(self) -> tuple[float, float]:
+        """The same on the canvas, in latents."""
+        per, canvas = self.frame.model_per_output, self.frame.canvas
+        y, x = self.focus()
+        f = self.bundle.spec.latent_factor
+        return (y * per[0] - canvas.y) / f, (x * per[1] - canvas.x) / f
 
     def whole(self) -> Generator[Event, None, None]:
-        """All windows in step; then pixels, centre out."""
+        """All windows in step; then pixels, outwards from the focus."""
         latents: torch.Tensor | None = None
         place = _in_output(self.frame.canvas, self.frame)
         sampling = sample_in_thread(
@@ -198,7 +223,7 @@ class _Run:
             self.preset,
             total=self.total,
             place=place,
-            check=self.check,
+            cancel=self.cancel,
             counters=self.counters,
         )
         with closing(sampling):
@@ -208,8 +233,7 @@ class _Run:
                 else:
                     yield event
         assert latents is not None
-        shape = self.task.box.shape
-        tiles, decoder = self._decoder((shape[0] / 2, shape[1] / 2))
+        tiles, decoder = self._decoder(self.focus_in_latents)
         count = 0
         while decoder.pending:
             for n, pixels in decoder.next(latents):
@@ -219,9 +243,9 @@ class _Run:
         assert count == len(tiles), f"{len(tiles) - count} tiles left undone"
 
     def tile_by_tile(self, budget: int) -> Generator[Event, None, None]:
-        """Every tile alone, centre out, from what its neighbours have left."""
-        tiles = Tiles(self.frame, self.request.feather, centre_first=True)
-        place = self.frame.canvas
+        """Every tile alone, from what its neighbours have left."""
+        tiles = Tiles(self.frame, self.request.feather)
+        place, needs = self.frame.canvas, tiles.needs
 
         def work(stopping: Callable[[], None], tell: Callable[[Event], None]) -> None:
             canvas = LazyCanvas(
@@ -235,10 +259,10 @@ class _Run:
                 on_batch=lambda n: tell(Progress("denoising", n, self.total, n)),
                 counters=self.counters,
             )
-            for n, need in enumerate(tiles.needs):
-                tell(tiles.finish(n, canvas.pixels(need.shift(place.y, place.x))))
+            for n in tiles.outwards(self.focus):
+                tell(tiles.finish(n, canvas.pixels(needs[n].shift(place.y, place.x))))
 
-        yield from in_thread(work, self.check)
+        yield from in_thread(work, self.cancel)
 
     def from_the_top(self, budget: int) -> Generator[Event, None, None]:
         """Band by band, pixels as rows become final."""
@@ -263,14 +287,14 @@ class _Run:
                         yield tiles.finish(n, pixels)
         assert count == len(tiles), f"{len(tiles) - count} tiles left undone"
 
-    def _decoder(self, centre: tuple[float, float] | None) -> tuple[Tiles, Decoder]:
-        tiles = Tiles(self.frame, self.request.feather, centre is not None)
+    def _decoder(self, focus: Callable[[], tuple[float, float]] | None) -> tuple[Tiles, Decoder]:
+        tiles = Tiles(self.frame, self.request.feather)
         decoder = Decoder(
             self.bundle.denoiser,
             self.preset,
             self.task.box.shape,
             tiles.needs,
-            centre=centre,
+            focus=focus,
             check=self.check,
             counters=self.counters,
         )
@@ -281,9 +305,11 @@ def _evaluations(task: CanvasTask, preset: Preset, bundle: ModelBundle, frame: F
     """What the run will take."""
     if preset.phases is None:
         return plan(task, preset, bundle.spec).evaluations
-    tiles = Tiles(frame, 0, centre_first=True)
+    tiles = Tiles(frame, 0)
     lazy = LazyPlan(task, preset, bundle.spec)
-    needs = (need.shift(frame.canvas.y, frame.canvas.x) for need in tiles.needs)
+    needs, centre = tiles.needs, frame.output.centre
+    order = (needs[n] for n in tiles.outwards(lambda: centre))
+    needs = [need.shift(frame.canvas.y, frame.canvas.x) for need in order]
     asked = dict.fromkeys(key for need in needs for key in tiles_of(need))
     return lazy.evaluations(lazy.tile_latents(key) for key in asked)
 

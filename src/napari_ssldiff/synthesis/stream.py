@@ -13,6 +13,7 @@ from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, sample
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.geometry import Box
+from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.events import Preview, Progress
 from napari_ssldiff.synthesis.tiles import to_uint8
 
@@ -21,7 +22,7 @@ Message = TypeVar("Message")
 
 def in_thread(
     work: Callable[[Callable[[], None], Callable[[Message], None]], None],
-    check: Callable[[], None],
+    cancel: CancelToken,
 ) -> Generator[Message, None, None]:
     """What ``work`` tells from a thread of its own.
 
@@ -33,14 +34,14 @@ def in_thread(
     work
         Given a check to call often, which raises when it shall stop, and a function to tell
         messages. Its exceptions are raised here.
-    check
-        The caller's own reason to stop; raises.
+    cancel
+        The caller's own reason to stop, or to wait.
     """
     messages: queue.SimpleQueue[tuple[Message] | Exception | None] = queue.SimpleQueue()
     stop = threading.Event()
 
     def stopping() -> None:
-        check()
+        cancel.hold(stop.is_set)
         if stop.is_set():
             raise GeneratorExit
 
@@ -76,7 +77,7 @@ def sample_in_thread(
     *,
     total: int,
     place: Box,
-    check: Callable[[], None],
+    cancel: CancelToken,
     counters: Counters,
 ) -> Generator[Progress | Preview | torch.Tensor, None, None]:
     """Run :func:`napari_ssldiff.diffusion.canvas.sample` :func:`in_thread`.
@@ -112,4 +113,4 @@ def sample_in_thread(
         )
         tell(latents.cpu())
 
-    yield from in_thread(work, check)
+    yield from in_thread(work, cancel)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,14 +40,16 @@ class Tiles:
         Its geometry.
     feather
         As in :class:`napari_ssldiff.synthesis.request.SynthesisRequest`.
-    centre_first
-        Ordered from the middle outwards; else row by row.
+
+    Attributes
+    ----------
+    boxes
+        On the output grid, row by row.
     """
 
-    def __init__(self, frame: Frame, feather: int, centre_first: bool) -> None:
+    def __init__(self, frame: Frame, feather: int) -> None:
         self._frame, self._feather = frame, feather
-        tiles = list(frame.output.tiles(TILE))
-        self.boxes = centre_out(tiles, frame.output.centre) if centre_first else tiles
+        self.boxes = list(frame.output.tiles(TILE))
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -55,6 +59,12 @@ class Tiles:
         """What each tile is made of, in pixels of the canvas."""
         canvas = self._frame.canvas
         return [self._need(tile).shift(-canvas.y, -canvas.x) for tile in self.boxes]
+
+    def outwards(self, focus: Callable[[], tuple[float, float]]) -> Iterator[int]:
+        """All tiles, each time the one nearest to where ``focus`` lies by then."""
+        left = {box: n for n, box in enumerate(self.boxes)}
+        while left:
+            yield left.pop(centre_out(left, focus())[0])
 
     def finish(self, n: int, pixels: torch.Tensor) -> TileDone:
         """Tile ``n`` from the ``(3, h, w)`` pixels in [-1, 1] that it needs."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from napari_ssldiff.synthesis.events import Event
     from napari_ssldiff.synthesis.request import SynthesisRequest
 
+#: Where the user looks: ``(y, x)`` in level-0 pixels, or ``None`` where that is nowhere. Called on
+#: any thread.
+Focus = Callable[[], tuple[float, float] | None]
 #: Called with the stage in words, the work done and the work in all.
 ProgressCall = Callable[[str, float, float], None]
 
@@ -41,9 +44,11 @@ class Card(Protocol):
 
 
 class Cancel(Protocol):
-    """A token that stops the engine within one network call."""
+    """A token that stops or holds the engine within one network call."""
 
     def cancel(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 class Backend(Protocol):
@@ -66,7 +71,13 @@ class Backend(Protocol):
         cancel: Any,
     ) -> SynthesisRequest: ...
     def synthesize(
-        self, request: SynthesisRequest, *, bundle: Any, scene: Scene, cancel: Any
+        self,
+        request: SynthesisRequest,
+        *,
+        bundle: Any,
+        scene: Scene,
+        cancel: Any,
+        focus: Focus | None = None,
     ) -> Generator[Event, None, None]: ...
     def explore(
         self,
@@ -152,12 +163,18 @@ class EngineBackend:
         return request
 
     def synthesize(
-        self, request: SynthesisRequest, *, bundle: Any, scene: Scene, cancel: Any
+        self,
+        request: SynthesisRequest,
+        *,
+        bundle: Any,
+        scene: Scene,
+        cancel: Any,
+        focus: Focus | None = None,
     ) -> Generator[Event, None, None]:
         """The events of one synthesis."""
         from napari_ssldiff.synthesis import synthesize
 
-        yield from synthesize(request, bundle=bundle, scene=scene, cancel=cancel)
+        yield from synthesize(request, bundle=bundle, scene=scene, cancel=cancel, focus=focus)
 
     def explore(
         self,

@@ -1,8 +1,8 @@
 """Endless slides in a viewer: made where one looks, by the worker, while it has nothing else to do.
 
-An :class:`EndlessSlide` is the worker's chore; it lives in its layer's metadata, so that a dock widget
-that is opened later serves it again. An :class:`EndlessView` draws what was made, gathered to at most
-ten refreshes a second.
+An :class:`EndlessSlide` is the worker's chore; it lives in its layer's metadata, so that a dock
+widget that is opened later serves it again. An :class:`EndlessView` draws what was made, gathered
+to at most ten refreshes a second.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: Key of a layer's metadata that holds its :class:`EndlessSlide`.
 ENDLESS_KEY = "napari_ssldiff_endless"
-#: Screen pixels per pixel of a slide that was just opened: half size, where its map shows at once and
-#: a window's tiles are few enough to be made.
+#: Screen pixels per pixel of a slide that was just opened: half size, where its map shows at once
+#: and a window's tiles are few enough to be made.
 OPENING_ZOOM = 0.5
 _numbers = itertools.count(1)
 
@@ -42,8 +42,8 @@ class EndlessSlide:
     lazy
         What makes its pixels.
     scene
-        The slide as a scene like any other, for regions and exports. Reading it makes the pixels, so
-        only the worker does.
+        The slide as a scene like any other, for regions and exports. Reading it makes the pixels,
+        so only the worker does.
     provenance
         What its pixels carry.
     paused

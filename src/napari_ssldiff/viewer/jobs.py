@@ -21,6 +21,7 @@ from napari_ssldiff.export.overlay_store import OverlayStore
 from napari_ssldiff.export.provenance import provenance_of
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.viewer.backend import Focus
 from napari_ssldiff.viewer.endless import EndlessSlide, make_slide, provenance_of_slide
 from napari_ssldiff.viewer.messages import (
     JobPainted,
@@ -57,6 +58,8 @@ class GenerateJob:
     paint
         Takes finished pixels, ``(h, w, 4)`` uint8 over a box, on the worker's thread, and gives
         the part that changed.
+    focus
+        Where the user looks; tiles there come first.
     """
 
     scene: Scene
@@ -65,6 +68,7 @@ class GenerateJob:
     device: str
     parameters: Parameters
     paint: Callable[[Box, NDArray[np.uint8]], Box]
+    focus: Focus = lambda: None
     id: int = field(default_factory=_next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
@@ -88,7 +92,7 @@ class GenerateJob:
             post(JobPrepared(self.id, provenance_of(request, extra=facts)))
             report("Starting to sample")
             events = engine.backend.synthesize(
-                request, bundle=bundle, scene=self.scene, cancel=token
+                request, bundle=bundle, scene=self.scene, cancel=token, focus=self.focus
             )
             # Closed in every case: left half-way it would hold the model's tensors.
             with closing(events):

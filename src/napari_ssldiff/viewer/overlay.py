@@ -20,7 +20,7 @@ from napari_ssldiff.export.provenance import NAMESPACE, SYNTHETIC_NOTE
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer.regions import Points
-from napari_ssldiff.viewer.view import in_view
+from napari_ssldiff.viewer.view import in_view, view_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -66,6 +66,8 @@ class OverlayController:
         self._preview: Image | None = None
         self._pending: tuple[Box, NDArray[np.uint8], Region] | None = None
         self._runs: dict[int, dict[str, Any]] = {}
+        #: The middle of what the window shows, in level-0 pixels; read by the worker.
+        self.focus: tuple[float, float] | None = None
         found = _existing(viewer, scene)
         if found is not None:
             self.layer: Image = found
@@ -103,6 +105,11 @@ class OverlayController:
     def preview(self, box: Box, pixels: NDArray[np.uint8], region: Region) -> None:
         """The sampler's view of a region, shown by the next :meth:`flush`; the last one counts."""
         self._pending = (box, pixels, region)
+
+    def look(self) -> None:
+        """Notice where the user looks."""
+        shown = None if self.closed else view_of(self.layer)
+        self.focus = None if shown is None else shown.centre
 
     def flush(self) -> bool:
         """Show what has changed; call this at most ten times a second.

@@ -74,8 +74,9 @@ class Status:
 class Session:
     """State shared by the dock widget's panels. Each field has a signal in ``events``.
 
-    ``slides`` counts the endless slides that are open, ``missing`` the tiles that their views still
-    lack; ``paused`` says that none of these is made.
+    ``held`` says that the jobs are paused. ``slides`` counts the endless slides that are open,
+    ``missing`` the tiles that their views still lack; ``slides_paused`` says that none of these is
+    made.
     """
 
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
@@ -86,10 +87,11 @@ class Session:
     parameters: Parameters = field(default_factory=Parameters)
     busy: bool = False
     cancelling: bool = False
+    held: bool = False
     waiting: int = 0
     slides: int = 0
     missing: int = 0
-    paused: bool = False
+    slides_paused: bool = False
     progress: WorkProgress = field(default_factory=WorkProgress)
     status: Status = field(default_factory=Status)
 

@@ -12,17 +12,24 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
 
-def in_view(layer: Image, box: Box) -> bool:
-    """Whether a box of level-0 pixels is in what the layer has loaded.
+def view_of(layer: Image) -> Box | None:
+    """The level-0 pixels that a multiscale layer has loaded for the window.
 
-    A hidden layer shows nothing: napari reads it afresh when it is shown.
+    ``None`` where that says nothing: a hidden layer is read afresh when it is shown, and a layer of
+    one level is loaded whole.
     """
-    if not layer.visible:
-        return False
-    if not layer.multiscale:
-        return True
+    if not layer.visible or not layer.multiscale:
+        return None
     factors = np.asarray(layer.downsample_factors[layer.data_level])[:2]
     corners = np.asarray(layer.corner_pixels)[:, :2]
     low, high = np.floor(corners[0] * factors), np.ceil((corners[1] + 1) * factors)
     (y0, x0), (y1, x1) = low.astype(int).tolist(), high.astype(int).tolist()
-    return bool(Box(y0, x0, y1 - y0, x1 - x0).intersect(box).area)
+    return Box(y0, x0, y1 - y0, x1 - x0)
+
+
+def in_view(layer: Image, box: Box) -> bool:
+    """Whether a box of level-0 pixels is in what the window shows of a layer."""
+    if not layer.visible:
+        return False
+    shown = view_of(layer)
+    return shown is None or bool(shown.intersect(box).area)

@@ -152,6 +152,7 @@ class Workbench:
         for region in regions:
             self._guard_size(region)
         overlay = self._overlay(source, scene)
+        overlay.look()
         for region in regions:
             self._submit(
                 GenerateJob(
@@ -161,6 +162,7 @@ class Workbench:
                     device=self.session.device,
                     parameters=self.session.parameters,
                     paint=overlay.paint,
+                    focus=lambda: overlay.focus,
                 ),
                 overlay,
             )
@@ -194,7 +196,7 @@ class Workbench:
 
     def pause(self, paused: bool) -> None:
         """Make no tiles of endless slides for now, or go on."""
-        self.session.paused = paused
+        self.session.slides_paused = paused
         for view in self._slides.values():
             view.slide.paused = paused
         self.worker.wake()
@@ -234,6 +236,13 @@ class Workbench:
             self.session.cancelling = True
             self.say("Cancelling…")
 
+    def hold(self, held: bool) -> None:
+        """Pause what runs and what waits, with all that it has, or go on."""
+        self.session.held = held and self.session.busy
+        self.worker.pause(self.session.held)
+        if self.session.busy:
+            self.say("Paused: finished tiles stay, the rest waits." if held else "Working…")
+
     def say(self, text: str, severity: Severity = "info") -> None:
         """Put a line into the status."""
         self.session.status = Status(text[:1].upper() + text[1:], severity)
@@ -272,6 +281,7 @@ class Workbench:
     def tick(self) -> None:
         """Show what the worker has painted; call it about ten times a second while busy."""
         for overlay in self._overlays.values():
+            overlay.look()
             overlay.flush()
         for view in self._slides.values():
             view.flush()
@@ -318,6 +328,8 @@ class Workbench:
     def _submit(self, job: Job, overlay: OverlayController | None) -> None:
         self._jobs[job.id] = (job, overlay)
         self.worker.submit(job)
+        if self.session.held:
+            self.hold(False)  # who asks for more wants to see it
         if not self.session.busy:
             self.session.progress = WorkProgress("Waiting for the worker")
             self.session.busy = True
@@ -344,7 +356,7 @@ class Workbench:
             self.say(message.text, "error")
             notify(message.text)
         if not self._jobs:
-            self.session.busy = self.session.cancelling = False
+            self.session.busy = self.session.cancelling = self.session.held = False
             self.session.progress = WorkProgress()
 
     def _serve_slides(self) -> None:
@@ -355,7 +367,7 @@ class Workbench:
             for layer, slide in shown.items()
         }
         for slide in shown.values():
-            slide.paused = self.session.paused
+            slide.paused = self.session.slides_paused
             slide.lazy.on_wanted = self.worker.wake
         self.worker.serve(dict.fromkeys(shown.values()))
         self.session.slides = len(self._slides)

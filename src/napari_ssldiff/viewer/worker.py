@@ -30,11 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class JobControl:
-    """Stops one job, whether it waits, loads a model or samples. Safe from threads."""
+    """Stops one job, whether it waits, loads a model or samples; holds it where it samples.
+
+    Safe from threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._cancelled = False
+        self._cancelled = self._paused = False
         self._token: Cancel | None = None
 
     @property
@@ -49,6 +52,13 @@ class JobControl:
             if self._token is not None:
                 self._token.cancel()
 
+    def pause(self, paused: bool) -> None:
+        """Hold the engine, or let it go on."""
+        with self._lock:
+            self._paused = paused
+            if self._token is not None:
+                (self._token.pause if paused else self._token.resume)()
+
     def attach(self, token: Cancel) -> None:
         """Pass the wish on to the engine's own token.
 
@@ -56,6 +66,8 @@ class JobControl:
         """
         with self._lock:
             self._token = token
+            if self._paused:
+                token.pause()
             if self._cancelled:
                 token.cancel()
 
@@ -200,6 +212,13 @@ class Worker:
         for control in chosen:
             control.cancel()
         return len(chosen)
+
+    def pause(self, paused: bool) -> None:
+        """Hold the jobs that there are, running or waiting, or let them go on."""
+        with self._condition:
+            jobs = [*self._waiting, *([self._active] if self._active else [])]
+        for _, control in jobs:
+            control.pause(paused)
 
     def close(self, timeout: float = 10.0) -> bool:
         """Cancel everything and end the thread; no message is delivered any more.

@@ -72,8 +72,8 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     name = str(meta.get("name") or "image")
     if ENDLESS_KEY in dict(meta.get("metadata") or {}):
         raise InputError(
-            f"the layer {name!r} is an endless slide: draw a region on it and export that in the dock "
-            "widget SSL Diffusion"
+            f"the layer {name!r} is an endless slide: draw a region on it and export that in the "
+            "dock widget SSL Diffusion"
         )
     shape = tuple(int(n) for n in finest.shape)
     rgb = bool(meta.get("rgb", len(shape) == 3 and shape[-1] in (3, 4)))

@@ -61,7 +61,7 @@ class EndlessPanel(QWidget):
 
         self.pause.toggled.connect(bench.pause)
         session = bench.session
-        for signal in (session.events.slides, session.events.missing, session.events.paused):
+        for signal in (session.events.slides, session.events.missing, session.events.slides_paused):
             signal.connect(self.show_state)
         self.show_state()
 
@@ -69,14 +69,14 @@ class EndlessPanel(QWidget):
         """How many tiles the views of open slides still lack."""
         session = self._bench.session
         self.pause.setEnabled(bool(session.slides))
-        self.pause.setText("Go on" if session.paused else "Pause")
+        self.pause.setText("Go on" if session.slides_paused else "Pause")
         if not session.slides:
             text = "None is open."
         elif not session.missing:
             text = "What you see is made, or too wide to be made."
         else:
             text = f"{session.missing} tiles of the view to make"
-            text += ": paused" if session.paused else "…"
+            text += ": paused" if session.slides_paused else "…"
         self.state.setText(text)
 
     def _open(self) -> None:

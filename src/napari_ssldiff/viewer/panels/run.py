@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_ssldiff.viewer.panels.layout import button
 from napari_ssldiff.viewer.workbench import Workbench
@@ -33,6 +41,10 @@ class RunPanel(QWidget):
         self.bar.setMaximumHeight(10)
         self.stage = QLabel()
         self.stage.setObjectName("stage")
+        self.pause = QPushButton("Pause")
+        self.pause.setObjectName("pause")
+        self.pause.setToolTip("Hold the work where it is; it goes on from there")
+        self.pause.clicked.connect(lambda checked=False: bench.hold(not session.held))
         self.cancel = button("Cancel", "Stop; finished tiles stay", bench.cancel, "cancel")
         self.export = button(
             "Export…", "Write regions or the whole scene as OME-Zarr", export, "export"
@@ -50,12 +62,14 @@ class RunPanel(QWidget):
         layout.addWidget(self.bar)
         layout.addWidget(self.stage)
         row = QHBoxLayout()
+        row.addWidget(self.pause, 1)
         row.addWidget(self.cancel, 1)
         row.addWidget(self.export, 1)
         layout.addLayout(row)
         layout.addWidget(self.status)
 
-        for signal in (session.events.busy, session.events.cancelling, session.events.progress):
+        events = session.events
+        for signal in (events.busy, events.cancelling, events.held, events.progress):
             signal.connect(self.show_progress)
         session.events.status.connect(self.show_status)
         self.show_progress()
@@ -72,6 +86,8 @@ class RunPanel(QWidget):
         text = progress.text or "Ready"
         self.stage.setText("Cancelling…" if session.cancelling else text)
         self.cancel.setEnabled(session.busy and not session.cancelling)
+        self.pause.setEnabled(session.busy and not session.cancelling)
+        self.pause.setText("Go on" if session.held else "Pause")
         self.generate.setText("Queue another variation" if session.busy else "Generate variation")
 
     def show_status(self) -> None:

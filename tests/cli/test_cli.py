@@ -149,7 +149,7 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         ({"seed": -1}, "seed"),
         ({"format": "0.6"}, "0.5 or 0.4, got '0.6'"),
         ({"grid": "level"}, "source or model, got 'level'"),
-        ({"feather": -1}, "feather must be at least 0"),
+        ({"feather": -1}, "--feather is a length of at least 0"),
         ({"context": -8}, "context must be at least 0 pixels, got -8"),
         ({"bands": "0,1"}, "three indices"),
         ({"bands": "0,1,9"}, "band"),

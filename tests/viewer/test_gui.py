@@ -16,6 +16,7 @@ import pytest
 
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes import open_scene
+from napari_ssldiff.scenes.lengths import Length
 
 pytestmark = pytest.mark.gui
 BOX = Box(100, 200, 320, 256)
@@ -269,6 +270,26 @@ def test_the_panels_write_what_they_show(widget: Any, viewer: Any, qtbot: Any) -
     assert session.parameters.seed != seed
     widget.parameters.strength.value = 0.35
     assert session.parameters.strength == pytest.approx(0.35)
+
+
+def test_edges_are_lengths_in_pixels_or_in_the_scenes_unit(
+    widget: Any, viewer: Any, backend: Any, qtbot: Any
+) -> None:
+    edges = widget.edges
+    assert [edges.unit.itemText(i) for i in range(edges.unit.count())] == ["px", "µm"]
+    edges.fields["grow"].setValue(10)
+    edges.fields["match"].setValue(24)
+    written = widget.bench.session.parameters
+    assert written.edges.grow == Length(10, "pixel")
+    assert written.edges.context == Length(0, "pixel")
+    edges.unit.setCurrentIndex(1)
+    widget.parameters.seed.value = 77  # another panel leaves them alone
+    written = widget.bench.session.parameters
+    assert (written.seed, written.edges.match) == (77, Length(24, "micrometer"))
+    assert edges.fields["grow"].suffix() == " µm"
+    viewer.layers.remove(viewer.layers["slide"])
+    assert [edges.unit.itemText(i) for i in range(edges.unit.count())] == ["px"]
+    assert widget.bench.session.parameters.edges.grow == Length(10, "pixel")
 
 
 def test_list_and_layer_select_and_delete_together(widget: Any, viewer: Any, qtbot: Any) -> None:

@@ -64,10 +64,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_region(vary)
     _add_sampler(vary)
     vary.add_argument("--grid", default="source", help="source (level 0) or model")
-    vary.add_argument("--feather", type=int, default=0, metavar="PX")
-    vary.add_argument(
-        "--context", type=int, default=0, metavar="PX", help="source kept in view around the region"
-    )
+    lengths = {
+        "grow": "move the region's edge outwards",
+        "feather": "fade in over so much inside that edge",
+        "context": "source kept as it is around the region, which the variation continues",
+        "match": "compare colours with so much of the source around the region, and correct them",
+    }
+    for name, text in lengths.items():
+        help_ = f"{text} (pixels, or with a unit: 12um, 30m)"
+        vary.add_argument(f"--{name}", default="0", metavar="LENGTH", help=help_)
     vary.add_argument("--format", default="0.5", help="OME-Zarr 0.5 or 0.4")
     vary.add_argument("--png", type=Path, metavar="FILE", help="side-by-side picture")
     vary.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.ome.zarr")

@@ -110,6 +110,8 @@ def embed(arguments: argparse.Namespace) -> None:
 def vary(arguments: argparse.Namespace) -> None:
     """A variation of a region."""
     from napari_ssldiff.export import check_output
+    from napari_ssldiff.scenes import PixelSize
+    from napari_ssldiff.scenes.lengths import parse_length
     from napari_ssldiff.synthesis import make_request
 
     # Everything that can be refused is refused before the model is loaded.
@@ -121,21 +123,25 @@ def vary(arguments: argparse.Namespace) -> None:
     sampler = sampler_of(arguments)
     if arguments.grid not in ("source", "model"):
         raise InputError(f"the grid is source or model, got {arguments.grid!r}")
-    for name in ("feather", "context"):
-        if getattr(arguments, name) < 0:
-            raise InputError(f"{name} must be at least 0 pixels, got {getattr(arguments, name)}")
+    names = ("grow", "feather", "context", "match")
+    lengths = {name: parse_length(getattr(arguments, name), f"--{name}") for name in names}
     with open_source(arguments) as scene:
         region = region_of(arguments, scene)
         bundle = load_model(arguments, scene)
         progress = Meter()
+        spec, own = bundle.encoder.spec, scene.encoder_pixel_size
+        model = PixelSize(spec.resolution, spec.resolution, spec.unit)
+        output = own if arguments.grid == "source" else model
         request = make_request(
             scene,
             region,
             bundle,
             sampler,
             grid=arguments.grid,
-            feather=arguments.feather,
-            context=arguments.context,
+            grow=lengths["grow"].pixels(output, "--grow"),
+            feather=lengths["feather"].pixels(output, "--feather"),
+            context=lengths["context"].pixels(model, "--context"),
+            match=lengths["match"].pixels(model, "--match"),
             progress=progress,
         )
         store, end = render(request, bundle, scene, progress)

@@ -81,7 +81,7 @@ def write_result(
     own = scene.pixel_size
     extra = {"crs": scene.crs, "affine": list(scene.affine) if scene.affine else None}
     if request.grid == "source":
-        box = request.region.bounds
+        box = store.box
         image: Any = Composite(scene, box, store)
         size = own
         windows = list(zip(scene.display.low, scene.display.high, strict=True))
@@ -116,7 +116,7 @@ def picture(path: Path, request: SynthesisRequest, scene: Scene, store: Any) -> 
 
     from napari_ssldiff.export import side_by_side
 
-    box = request.region.bounds
+    box = store.box if request.grid == "source" else request.region.bounds
     real = scene.read_rgb(box)
     made = store.read(store.box)
     if request.grid == "model":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,8 @@ class Frame:
         What is delivered, in pixels of the output grid.
     output_scale
         Output pixels per level-0 pixel, ``(y, x)``.
+    grow
+        Output pixels by which everything reaches beyond the region's edge.
     """
 
     region: Region
@@ -38,6 +41,7 @@ class Frame:
     canvas: Box
     output: Box
     output_scale: Scale
+    grow: int = 0
 
     @property
     def model_per_output(self) -> Scale:
@@ -50,22 +54,43 @@ class Frame:
     def alpha(self, box: Box, feather: int) -> NDArray[np.uint8]:
         """The composite mask of a box of the output grid: 0 outside the region, 255 inside.
 
-        With ``feather`` > 0 it rises smoothly over that many pixels inside the region's edge.
+        The region's edge is moved outwards by :attr:`grow`; with ``feather`` > 0 the mask rises
+        smoothly over that many pixels inside that edge.
         """
-        if not feather:
+        if not feather and not self.grow:
             return np.where(self.region.mask(box, self.output_scale), 255, 0).astype(np.uint8)
-        grown = box.grow(feather + 1)
-        inside = self.region.mask(grown, self.output_scale)
+        around = box.grow(feather + self.grow + 1)
+        inside = self.region.mask(around, self.output_scale)
         depth = distance_transform_edt(inside)
-        t = np.clip((depth - 0.5) / feather, 0, 1)
+        if self.grow:
+            away = (
+                distance_transform_edt(~inside) if inside.any() else np.full(inside.shape, np.inf)
+            )
+            depth = np.where(inside, depth + self.grow, self.grow + 1 - away)
+        t = np.clip((depth - 0.5) / max(feather, 0.5), 0, 1)
         soft = np.round(255 * t * t * (3 - 2 * t)).astype(np.uint8)
-        return np.ascontiguousarray(soft[box.shift(-grown.y, -grown.x).slices])
+        return np.ascontiguousarray(soft[box.shift(-around.y, -around.x).slices])
+
+
+def inside_on_canvas(frame: Frame, beyond: float = 0) -> NDArray[np.bool_]:
+    """``(h, w)`` of the canvas in model pixels: what is in the grown region.
+
+    Parameters
+    ----------
+    beyond
+        Model pixels by which it is grown further.
+    """
+    inverse = 1 / frame.scale[0], 1 / frame.scale[1]
+    inside = frame.region.mask(frame.canvas, inverse)
+    reach = frame.grow * min(frame.model_per_output) + beyond
+    if reach and inside.any():
+        inside = distance_transform_edt(~inside) <= reach
+    return inside
 
 
 def denoise_mask(frame: Frame, factor: int) -> NDArray[np.float32]:
     """``(h, w)`` of the canvas in latents: 1 where any pixel of the latent is in the region."""
-    inverse = 1 / frame.scale[0], 1 / frame.scale[1]
-    inside = frame.region.mask(frame.canvas, inverse)
+    inside = inside_on_canvas(frame)
     rows, columns = frame.canvas.h // factor, frame.canvas.w // factor
     blocks = inside.reshape(rows, factor, columns, factor)
     return np.asarray(blocks.any(axis=(1, 3)), dtype=np.float32)
@@ -79,6 +104,7 @@ def plan_frame(
     factor: int,
     grid: str,
     context: int = 0,
+    grow: int = 0,
 ) -> Frame:
     """Lay out a synthesis.
 
@@ -93,7 +119,9 @@ def plan_frame(
     grid
         ``"source"`` or ``"model"``.
     context
-        Model pixels that the canvas reaches beyond the region.
+        Model pixels that the canvas reaches beyond the grown region.
+    grow
+        Output pixels by which the region is grown, as far as the image goes.
 
     Raises
     ------
@@ -107,7 +135,9 @@ def plan_frame(
             f"which is {shape[1]} × {shape[0]} pixels"
         )
     inverse = 1 / scale[0], 1 / scale[1]
-    canvas = bounds.scaled_outward(inverse, factor).grow(-(-context // factor) * factor)
+    per_output = (1.0, 1.0) if grid == "source" else scale
+    grown = bounds.grow(math.ceil(grow * max(per_output))).intersect(Box(0, 0, *shape))
+    canvas = grown.scaled_outward(inverse, factor).grow(-(-context // factor) * factor)
     # A window must fit. The surplus goes to both sides, on the lattice.
     missing = [max(0, window - n) for n in canvas.shape]
     before = [m // 2 // factor * factor for m in missing]
@@ -115,5 +145,5 @@ def plan_frame(
         canvas.y - before[0], canvas.x - before[1], canvas.h + missing[0], canvas.w + missing[1]
     )
     if grid == "source":
-        return Frame(region, scale, canvas, bounds, (1.0, 1.0))
-    return Frame(region, scale, canvas, bounds.scaled_outward(inverse), inverse)
+        return Frame(region, scale, canvas, grown, (1.0, 1.0), grow)
+    return Frame(region, scale, canvas, grown.scaled_outward(inverse), inverse, grow)

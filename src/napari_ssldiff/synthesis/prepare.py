@@ -31,9 +31,15 @@ def source_of(scene: Scene) -> Source:
 
 
 def frame_of(
-    scene: Scene, region: Region, bundle: ModelBundle, grid: Grid, context: int = 0
+    scene: Scene,
+    region: Region,
+    bundle: ModelBundle,
+    grid: Grid,
+    context: int = 0,
+    grow: int = 0,
 ) -> Frame:
-    """Geometry of varying ``region`` with a model.
+    """Geometry of varying ``region`` with a model; ``context`` and ``grow`` as for
+    :func:`~napari_ssldiff.synthesis.frame.plan_frame`.
 
     Raises
     ------
@@ -42,7 +48,9 @@ def frame_of(
     """
     scale = grid_scale(scene, bundle.encoder.spec)
     spec = bundle.spec
-    return plan_frame(region, scene.shape, scale, spec.window, spec.latent_factor, grid, context)
+    return plan_frame(
+        region, scene.shape, scale, spec.window, spec.latent_factor, grid, context, grow
+    )
 
 
 def embed_region(
@@ -50,7 +58,9 @@ def embed_region(
     region: Region,
     bundle: ModelBundle,
     *,
+    grid: Grid = "source",
     context: int = 0,
+    grow: int = 0,
     cache: Path | None = None,
     progress: Report | None = None,
     cancel: CancelToken | None = None,
@@ -59,14 +69,14 @@ def embed_region(
 
     Parameters
     ----------
-    context
-        Model pixels beyond the region, as in :class:`SynthesisRequest`.
+    grid, context, grow
+        As in :class:`SynthesisRequest`, for a field that reaches beyond the region.
     cache
         Folder of finished fields; by default one in the user's cache folder.
     progress
         Told ``("embedding", cells done, cells)``.
     """
-    frame = frame_of(scene, region, bundle, "source", context)
+    frame = frame_of(scene, region, bundle, grid, context, grow)
     return embed_box(
         scene,
         frame.canvas,
@@ -129,6 +139,8 @@ def make_request(
     grid: Grid = "source",
     feather: int = 0,
     context: int = 0,
+    grow: int = 0,
+    match: int = 0,
     progress: Report | None = None,
     cancel: CancelToken | None = None,
 ) -> SynthesisRequest:
@@ -148,8 +160,9 @@ def make_request(
     sampler = resolve(sampler or Sampler(), bundle)
     if field is None:
         field = embed_region(
-            scene, region, bundle, context=context, progress=progress, cancel=cancel
-        )
+            scene, region, bundle, grid=grid, context=max(context, match), grow=grow,
+            progress=progress, cancel=cancel,
+        )  # fmt: skip
     return SynthesisRequest(
         model=bundle.card.id,
         model_hash=bundle.hash,
@@ -160,4 +173,6 @@ def make_request(
         grid=grid,
         feather=feather,
         context=context,
+        grow=grow,
+        match=match,
     )

@@ -98,11 +98,19 @@ class SynthesisRequest:
     grid
         ``"source"``: output in level-0 pixels; ``"model"``: at the model's resolution.
     feather
-        Width in output pixels over which the composite mask fades in, inside the region.
+        Width in output pixels over which the composite mask fades in, inside the grown region.
     context
         Model pixels around the region that the network sees as they are in the source, so
         that the variation continues them. 0 (the default): no source pixel is used at
         strength 1.
+    grow
+        Output pixels by which the region is grown before all else, as far as the image goes.
+        With a feather of the same width, the region as drawn is wholly synthetic and the ring
+        around it fades.
+    match
+        Model pixels around the region that are synthesised too, to be compared with the source:
+        brightness and stain are then corrected so that both agree there. Not together with
+        ``context``, which leaves nothing to compare.
     """
 
     model: str
@@ -114,14 +122,25 @@ class SynthesisRequest:
     grid: Grid = "source"
     feather: int = 0
     context: int = 0
+    grow: int = 0
+    match: int = 0
 
     def __post_init__(self) -> None:
         if self.grid not in ("source", "model"):
             raise InputError(f"grid must be 'source' or 'model', got {self.grid!r}")
-        if self.feather < 0:
-            raise InputError(f"feather must be at least 0 pixels, got {self.feather}")
-        if self.context < 0:
-            raise InputError(f"context must be at least 0 pixels, got {self.context}")
+        for name in ("feather", "context", "grow", "match"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be at least 0 pixels, got {getattr(self, name)}")
+        if self.context and self.match:
+            raise InputError(
+                "a context keeps the surroundings as they are, which leaves nothing to match the "
+                "colours with: give context or match"
+            )
+
+    @property
+    def around(self) -> int:
+        """Model pixels that the canvas reaches beyond the grown region."""
+        return max(self.context, self.match)
 
     def with_(self, **changes: Any) -> SynthesisRequest:
         """A copy with fields replaced."""
@@ -139,6 +158,8 @@ class SynthesisRequest:
             "grid": self.grid,
             "feather": self.feather,
             "context": self.context,
+            "grow": self.grow,
+            "match": self.match,
         }
 
     @classmethod
@@ -172,6 +193,8 @@ class SynthesisRequest:
             grid=data["grid"],
             feather=data["feather"],
             context=data["context"],
+            grow=data.get("grow", 0),  # requests of before had neither
+            match=data.get("match", 0),
         )
 
     @property

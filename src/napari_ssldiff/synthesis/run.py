@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from napari_ssldiff.diffusion.bands import BUDGET, canvas_bytes, sample_bands
@@ -21,7 +22,8 @@ from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes import Scene
 from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.events import Event, Finished, Progress, Started
-from napari_ssldiff.synthesis.frame import Frame, denoise_mask
+from napari_ssldiff.synthesis.frame import Frame, denoise_mask, inside_on_canvas
+from napari_ssldiff.synthesis.match import correction
 from napari_ssldiff.synthesis.prepare import frame_of, resolve
 from napari_ssldiff.synthesis.request import SynthesisRequest
 from napari_ssldiff.synthesis.stream import in_thread, sample_in_thread
@@ -30,6 +32,8 @@ from napari_ssldiff.synthesis.tiles import from_uint8 as from_uint8
 from napari_ssldiff.synthesis.tiles import to_uint8 as to_uint8
 from napari_ssldiff.synthesis.tokens import window_tokens
 
+#: Latents of the source, and where they are compared: ``(c, h, w)`` and ``(h, w)`` bool.
+Compared = tuple[torch.Tensor, torch.Tensor]
 #: Where the viewer looks: ``(y, x)`` on the output grid, or ``None``.
 Focus = Callable[[], tuple[float, float] | None]
 
@@ -157,21 +161,31 @@ def synthesize(
     cancel = cancel or CancelToken()
     check, counters = cancel.hold, Counters()
     preset = PRESETS[request.sampler.preset]
-    frame = frame_of(scene, request.region, bundle, request.grid, request.context)
+    frame = frame_of(scene, request.region, bundle, request.grid, request.around, request.grow)
     check()
     task = _task(request, bundle, frame)
     total = _evaluations(task, preset, bundle, frame)
+    large = total > 0 and canvas_bytes(task, bundle.spec) > budget
+    if request.match and (large or preset.phases is not None):
+        what = "the preset lazy" if preset.phases is not None else f"more than {budget} bytes"
+        raise InputError(
+            f"colours are matched on a canvas that is sampled at once, not with {what}: leave "
+            "match out, or draw a smaller region"
+        )
     yield Started(frame.output, task.steps, total)
-    if _needs_source(request):
+    known = None
+    if _needs_source(request) or request.match:
         yield Progress("encoding the source", 0, 1)
-        task = replace(task, known=_known(bundle, scene, frame, check, counters))
+        known = _known(bundle, scene, frame, check, counters)
+    if _needs_source(request):
+        task = replace(task, known=known)
     run = _Run(request, bundle, frame, task, preset, total, cancel, counters, focus)
     if preset.phases is not None:
         way = run.tile_by_tile(budget)
-    elif total > 0 and canvas_bytes(task, bundle.spec) > budget:
+    elif large:
         way = run.from_the_top(budget)
     else:
-        way = run.whole()
+        way = run.whole(_compared(scene, frame, bundle, request, known))
     with closing(way) as events:
         yield from events
     yield Finished(
@@ -213,8 +227,11 @@ class _Run:
         f = self.bundle.spec.latent_factor
         return (y * per[0] - canvas.y) / f, (x * per[1] - canvas.x) / f
 
-    def whole(self) -> Generator[Event, None, None]:
-        """All windows in step; then pixels, outwards from the focus."""
+    def whole(self, compared: Compared | None) -> Generator[Event, None, None]:
+        """All windows in step; then pixels, outwards from the focus.
+
+        ``compared`` is what the colours are to agree with.
+        """
         latents: torch.Tensor | None = None
         place = _in_output(self.frame.canvas, self.frame)
         sampling = sample_in_thread(
@@ -234,6 +251,10 @@ class _Run:
                     yield event
         assert latents is not None
         tiles, decoder = self._decoder(self.focus_in_latents)
+        if compared is not None:
+            real, ring = compared
+            show = self.bundle.denoiser.autoencoder.preview
+            tiles.colour = correction(show(latents[None])[0].cpu(), show(real[None])[0].cpu(), ring)
         count = 0
         while decoder.pending:
             for n, pixels in decoder.next(latents):
@@ -299,6 +320,25 @@ class _Run:
             counters=self.counters,
         )
         return tiles, decoder
+
+
+def _compared(
+    scene: Scene,
+    frame: Frame,
+    bundle: ModelBundle,
+    request: SynthesisRequest,
+    known: torch.Tensor | None,
+) -> Compared | None:
+    """What a request with ``match`` compares its colours with: the ring, as far as the image."""
+    if not request.match or known is None:
+        return None
+    f, canvas = bundle.spec.latent_factor, frame.canvas
+    ring = inside_on_canvas(frame, request.match) & ~inside_on_canvas(frame)
+    image = scene.box.scaled_outward((1 / frame.scale[0], 1 / frame.scale[1]))
+    there = np.zeros_like(ring)
+    there[image.intersect(canvas).shift(-canvas.y, -canvas.x).slices] = True
+    whole = (ring & there).reshape(canvas.h // f, f, canvas.w // f, f).all(axis=(1, 3))
+    return known, torch.from_numpy(whole)
 
 
 def _evaluations(task: CanvasTask, preset: Preset, bundle: ModelBundle, frame: Frame) -> int:

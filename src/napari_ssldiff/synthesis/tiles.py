@@ -45,10 +45,13 @@ class Tiles:
     ----------
     boxes
         On the output grid, row by row.
+    colour
+        Corrects ``(3, h, w)`` pixels before they are delivered.
     """
 
     def __init__(self, frame: Frame, feather: int) -> None:
         self._frame, self._feather = frame, feather
+        self.colour: Callable[[torch.Tensor], torch.Tensor] = lambda pixels: pixels
         self.boxes = list(frame.output.tiles(TILE))
 
     def __len__(self) -> int:
@@ -69,7 +72,9 @@ class Tiles:
     def finish(self, n: int, pixels: torch.Tensor) -> TileDone:
         """Tile ``n`` from the ``(3, h, w)`` pixels in [-1, 1] that it needs."""
         tile, per = self.boxes[n], self._frame.model_per_output
-        rgb = to_source(to_uint8(pixels), self._need(tile), tile, (1 / per[0], 1 / per[1]))
+        rgb = to_source(
+            to_uint8(self.colour(pixels)), self._need(tile), tile, (1 / per[0], 1 / per[1])
+        )
         return TileDone(tile, np.dstack([rgb, self._frame.alpha(tile, self._feather)]))
 
     def _need(self, tile: Box) -> Box:

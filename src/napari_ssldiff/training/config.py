@@ -16,6 +16,7 @@ import yaml
 
 from napari_ssldiff.errors import InputError, OutputError
 from napari_ssldiff.scenes import PixelSize
+from napari_ssldiff.scenes.lengths import UNITS
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_CONFIG = CONFIGS / "demo.yaml"
@@ -125,11 +126,6 @@ _KINDS = {
     dict: "a mapping",
     list: "a list",
 }
-_UNITS = {
-    "um": "micrometer", "µm": "micrometer", "μm": "micrometer", "mpp": "micrometer",
-    "micron": "micrometer", "micrometer": "micrometer", "micrometre": "micrometer",
-    "m": "meter", "meter": "meter", "metre": "meter",
-}  # fmt: skip
 
 
 def parse_size(text: str, option: str) -> PixelSize:
@@ -145,7 +141,10 @@ def parse_size(text: str, option: str) -> PixelSize:
         if match is None:
             raise ValueError
         value = float(match[1])
-        return PixelSize(value, value, _UNITS[match[2]])
+        unit = UNITS[match[2]]
+        if unit == "pixel":
+            raise ValueError
+        return PixelSize(value, value, unit)
     except (KeyError, ValueError):
         raise InputError(
             f"{option} is a length per pixel with its unit, such as 0.5um or 0.6m; got {text!r}"

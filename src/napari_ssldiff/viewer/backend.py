@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_ssldiff.geometry import Region
-from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.scenes.scene import PixelSize, Scene
 from napari_ssldiff.viewer.native import load_triton_apart
 from napari_ssldiff.viewer.session import Parameters
 
@@ -157,8 +157,20 @@ class EngineBackend:
             strength=parameters.strength,
             seed=parameters.seed,
         )
+        own, edges, spec = scene.encoder_pixel_size, parameters.edges, bundle.encoder.spec
+        model = PixelSize(spec.resolution, spec.resolution, spec.unit)
         request: SynthesisRequest = make_request(
-            scene, region, bundle, sampler, grid="source", progress=progress, cancel=cancel
+            scene,
+            region,
+            bundle,
+            sampler,
+            grid="source",
+            grow=edges.grow.pixels(own, "grow"),
+            feather=edges.feather.pixels(own, "feather"),
+            context=edges.context.pixels(model, "context"),
+            match=edges.match.pixels(model, "match"),
+            progress=progress,
+            cancel=cancel,
         )
         return request
 

@@ -9,6 +9,8 @@ from typing import ClassVar, Literal
 
 from psygnal import SignalGroupDescriptor
 
+from napari_ssldiff.scenes.lengths import Length
+
 
 @dataclass(frozen=True)
 class PresetDefaults:
@@ -26,7 +28,20 @@ PRESETS = {
     "paper": PresetDefaults(50, 4.0),
 }
 
+_NONE = Length(0)
+
 Severity = Literal["info", "success", "error"]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """How a variation meets what is around it, as in
+    :class:`napari_ssldiff.synthesis.request.SynthesisRequest`, in any unit."""
+
+    grow: Length = _NONE
+    feather: Length = _NONE
+    context: Length = _NONE
+    match: Length = _NONE
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,7 @@ class Parameters:
     steps: int | None = None
     seed: int = 0
     preset: str = "bulk"
+    edges: Edges = Edges()
 
 
 @dataclass(frozen=True)

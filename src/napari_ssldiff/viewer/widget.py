@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QApplication, QFrame, QMessageBox, QScrollArea, QVBox
 
 from napari_ssldiff.viewer.backend import Backend
 from napari_ssldiff.viewer.export_dialog import ExportDialog, suggested_path
+from napari_ssldiff.viewer.panels.edges import EdgePanel
 from napari_ssldiff.viewer.panels.endless import EndlessPanel
 from napari_ssldiff.viewer.panels.parameters import ParameterPanel
 from napari_ssldiff.viewer.panels.regions import RegionPanel
@@ -62,6 +63,7 @@ class SSLDiffusionWidget(QWidget):
         self.source = SourcePanel(self.bench)
         self.regions = RegionPanel(self.bench)
         self.parameters = ParameterPanel(self.bench.session)
+        self.edges = EdgePanel(self.bench)
         self.run = RunPanel(self.bench, self.show_export)
         self.endless = EndlessPanel(self.bench)
         self.dialog: ExportDialog | None = None
@@ -114,7 +116,8 @@ class SSLDiffusionWidget(QWidget):
         layout = QVBoxLayout(inner)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.setSpacing(8)
-        for panel in (self.source, self.regions, self.parameters, self.run, self.endless):
+        panels = (self.source, self.regions, self.parameters, self.edges, self.run, self.endless)
+        for panel in panels:
             layout.addWidget(panel)
         layout.addStretch(1)
         area = QScrollArea()  # small screens: nothing is squeezed, nothing unreachable

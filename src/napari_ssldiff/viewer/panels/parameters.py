@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from magicgui.widgets import ComboBox, Container, FloatSlider, FloatSpinBox, PushButton, SpinBox
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_ssldiff.viewer.panels.layout import form, group, row
-from napari_ssldiff.viewer.session import PRESETS, Parameters, Session
+from napari_ssldiff.viewer.session import PRESETS, Session
 
 _MAX_SEED = 2**31 - 1  # what a Qt spin box holds
 
@@ -78,7 +79,8 @@ class ParameterPanel(QWidget):
 
     def write(self) -> None:
         """Put what is shown into the session."""
-        self._session.parameters = Parameters(
+        self._session.parameters = replace(
+            self._session.parameters,
             strength=float(self.strength.value),
             guidance=float(self.guidance.value),
             steps=int(self.steps.value),

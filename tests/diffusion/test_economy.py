@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -166,3 +167,23 @@ def test_seconds_are_counted_where_they_are_spent(
     assert len(decoder.next(latents)) == 1
     assert (counters.network_seconds, counters.decode_seconds) == (10.0, 1.0)
     assert len(list(decode(model, latents, BULK, centre=(0, 0)))) == 1
+
+
+def test_a_models_network_is_compiled_when_asked_and_its_students_with_it(
+    bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.nn.Module] = []
+
+    def noted(module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        asked.append(module)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", noted)
+    own = bundle.denoiser
+    model = Denoiser(
+        own.spec, own.autoencoder, own.network, own.projection, own.device,
+        make_student=lambda: copy.deepcopy(own.network),
+    )  # fmt: skip
+    model.compile()
+    assert asked == [model.network]
+    assert model.student.network in asked
+    assert len(asked) == 2

@@ -29,6 +29,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--threads", type=int, help="CPU threads")
+    add("--compile", action="store_true", help="compile the network (torch.compile)")
     add("--presets", nargs="+", metavar="NAME", help="default: all")
     add(
         "--against", nargs="+", default=[], metavar="NAME",
@@ -86,6 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError(f"threads must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
     bundle = _bundle(arguments)
+    if arguments.compile:
+        bundle.denoiser.compile()
     setup, rows = bench(bundle, plan, progress=Meter())
     for note in setup["notes"]:
         say(f"note: {note}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.lora import merged
 from napari_ssldiff.models.registry import get_card
 
+#: Environment variable: set to 1, networks are compiled when they are first called.
+COMPILE = "NAPARI_SSLDIFF_COMPILE"
 Fill = Callable[[ModelCard, torch.nn.Module, Iterable[str]], None]
 
 
@@ -176,7 +179,10 @@ def load_bundle(model: str | ModelCard, device: str = "auto") -> ModelBundle:
         If it is unknown, incomplete or damaged, or the device is not there.
     """
     card = model if isinstance(model, ModelCard) else get_card(model)
-    return assemble(card, resolve_device(device))
+    bundle = assemble(card, resolve_device(device))
+    if os.environ.get(COMPILE, "0") not in ("", "0"):
+        bundle.denoiser.compile()
+    return bundle
 
 
 def assemble(card: ModelCard, where: torch.device, fill: Fill = _fill) -> ModelBundle:

@@ -150,7 +150,7 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         ({"format": "0.6"}, "0.5 or 0.4, got '0.6'"),
         ({"grid": "level"}, "source or model, got 'level'"),
         ({"feather": -1}, "--feather is a length of at least 0"),
-        ({"context": -8}, "context must be at least 0 pixels, got -8"),
+        ({"context": -8}, "--context is a length of at least 0"),
         ({"bands": "0,1"}, "three indices"),
         ({"bands": "0,1,9"}, "band"),
         ({"png": "picture.jpg"}, "ends in .png"),
@@ -425,3 +425,23 @@ def test_evaluate_refuses_in_one_line(
     table = tmp_path / "folds.csv"
     table.write_text("a,b\n1,2\n")
     assert "folds" in refused(capsys, [*base, str(slide), f"--folds={table}"])
+
+
+def test_a_slide_grows_past_its_edge_and_the_edge_is_given_in_micrometres(
+    slide: Path, vary: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    out, png = tmp_path / "out.ome.zarr", tmp_path / "out.png"
+    words = vary(out, region="-60,-40,150,120", png=png, grow="5um", feather="2.5um", context="8")
+    assert main([*words, "--beyond"]) == 0
+    with open_scene(out) as made, open_scene(slide) as scene:
+        assert made.shape == (140, 170)  # ten pixels wider on every side
+        assert made.origin == pytest.approx((-25.0, -35.0))
+        pixels, real = made.read_rgb(made.box), scene.read_rgb(scene.box)
+        # The corner of a grown rectangle is round, and the background shows there.
+        assert pixels[0, 0].tolist() == list(scene.background)
+    assert pixels[60:120, 80:150].std() > 1
+    assert not np.array_equal(pixels[60:120, 80:150], real[10:70, 10:80])
+    request = SynthesisRequest.from_dict(provenance(out)["request"])
+    assert (request.grow, request.feather, request.context, request.beyond) == (10, 5, 8, True)
+    assert Image.open(png).width > 300
+    assert main(vary(tmp_path / "no.ome.zarr", match="3m")) == 2

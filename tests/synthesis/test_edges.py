@@ -21,7 +21,9 @@ from napari_ssldiff.synthesis import (
     make_request,
     synthesize,
 )
+from napari_ssldiff.synthesis.frame import denoise_mask, image_on_canvas
 from napari_ssldiff.synthesis.match import CONTRAST, correction
+from napari_ssldiff.synthesis.prepare import frame_of
 
 FAST = Sampler(steps=2, seed=5, guidance=1.0)
 Make = Callable[..., tuple[Box, np.ndarray]]
@@ -147,3 +149,35 @@ def test_requests_carry_it_and_older_ones_are_read(
     del data["grow"], data["match"]
     old = SynthesisRequest.from_dict(data)
     assert (old.grow, old.match) == (0, 0)
+
+
+def test_outpainting_goes_beyond_the_edge_and_continues_the_image(
+    make: Make, textured: Any
+) -> None:
+    pixels = textured(300, 400)
+    region = Region.from_box(Box(40, 400, 128, 96))
+    with pytest.raises(InputError, match="leaves the image, which is 400 × 300"):
+        make(region, pixels)
+    box, image = make(region, pixels, beyond=True, context=32)
+    assert box == region.bounds
+    assert (image[..., 3] == 255).all()
+    # What the painter is asked for there is the mirror image of what lies inside.
+    _, mirrored = make(Region.from_box(Box(40, 304, 128, 96)), pixels, context=32)
+    assert image[..., :3].std() > 5
+    deep = image[32:-32, 64:, :3].astype(int)
+    assert np.abs(deep.mean((0, 1)) - mirrored[32:-32, :32, :3].mean((0, 1))).max() < 40
+    with pytest.raises(InputError, match="by more than its own size"):
+        make(Region.from_box(Box(0, 0, 300, 801)), pixels, beyond=True)
+
+
+def test_what_lies_beyond_the_image_is_never_taken_for_known(
+    scene_of: Callable[..., Any], textured: Any, painter: Any
+) -> None:
+    scene = scene_of(textured(300, 400))
+    region = Region.from_box(Box(100, 330, 64, 70))
+    frame = frame_of(scene, region, painter, "source", context=64)
+    mask = denoise_mask(frame, 2, scene.shape)
+    there = image_on_canvas(frame, scene.shape)[::2, ::2]
+    assert not there.all()
+    assert (mask[~there] == 1).all()
+    assert (mask[there] == 0).any()

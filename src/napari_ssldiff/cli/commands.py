@@ -54,12 +54,12 @@ def open_source(arguments: argparse.Namespace) -> Scene:
 
 
 def region_of(arguments: argparse.Namespace, scene: Scene) -> Region:
-    """``--region`` checked against the scene, before anything slow."""
+    """``--region`` checked against the scene, before anything slow, unless it may leave it."""
     try:
         box = parse_box(arguments.region)
     except ValueError as error:
         raise InputError(str(error)) from None
-    if not scene.box.contains(box):
+    if not getattr(arguments, "beyond", False) and not scene.box.contains(box):
         raise InputError(
             f"the region {arguments.region} leaves the image, which is "
             f"{scene.shape[1]} × {scene.shape[0]} pixels"
@@ -142,6 +142,7 @@ def vary(arguments: argparse.Namespace) -> None:
             feather=lengths["feather"].pixels(output, "--feather"),
             context=lengths["context"].pixels(model, "--context"),
             match=lengths["match"].pixels(model, "--match"),
+            beyond=arguments.beyond,
             progress=progress,
         )
         store, end = render(request, bundle, scene, progress)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from napari_ssldiff.diffusion.bands import BUDGET, canvas_bytes, sample_bands
@@ -22,7 +21,12 @@ from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes import Scene
 from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.events import Event, Finished, Progress, Started
-from napari_ssldiff.synthesis.frame import Frame, denoise_mask, inside_on_canvas
+from napari_ssldiff.synthesis.frame import (
+    Frame,
+    denoise_mask,
+    image_on_canvas,
+    inside_on_canvas,
+)
 from napari_ssldiff.synthesis.match import correction
 from napari_ssldiff.synthesis.prepare import frame_of, resolve
 from napari_ssldiff.synthesis.request import SynthesisRequest
@@ -38,7 +42,9 @@ Compared = tuple[torch.Tensor, torch.Tensor]
 Focus = Callable[[], tuple[float, float] | None]
 
 
-def _task(request: SynthesisRequest, bundle: ModelBundle, frame: Frame) -> CanvasTask:
+def _task(
+    request: SynthesisRequest, bundle: ModelBundle, frame: Frame, shape: tuple[int, int]
+) -> CanvasTask:
     """The engine's task, its known latents still missing."""
     spec, f = bundle.spec, bundle.spec.latent_factor
     box = Box(frame.canvas.y // f, frame.canvas.x // f, frame.canvas.h // f, frame.canvas.w // f)
@@ -52,7 +58,7 @@ def _task(request: SynthesisRequest, bundle: ModelBundle, frame: Frame) -> Canva
         guidance=guidance,
         strength=request.sampler.strength,
         seed=request.sampler.seed,
-        mask=torch.from_numpy(denoise_mask(frame, f)) if request.context else None,
+        mask=torch.from_numpy(denoise_mask(frame, f, shape)) if request.context else None,
         batch=request.sampler.batch,
     )
 
@@ -91,7 +97,7 @@ def canvas_task(
     InputError
         If the source's pixels are needed and no scene is given.
     """
-    task = _task(request, bundle, frame)
+    task = _task(request, bundle, frame, request.source.shape)
     if not _needs_source(request):
         return task
     return replace(task, known=_known(bundle, scene, frame))
@@ -161,9 +167,11 @@ def synthesize(
     cancel = cancel or CancelToken()
     check, counters = cancel.hold, Counters()
     preset = PRESETS[request.sampler.preset]
-    frame = frame_of(scene, request.region, bundle, request.grid, request.around, request.grow)
+    frame = frame_of(
+        scene, request.region, bundle, request.grid, request.around, request.grow, request.beyond
+    )
     check()
-    task = _task(request, bundle, frame)
+    task = _task(request, bundle, frame, scene.shape)
     total = _evaluations(task, preset, bundle, frame)
     large = total > 0 and canvas_bytes(task, bundle.spec) > budget
     if request.match and (large or preset.phases is not None):
@@ -334,10 +342,8 @@ def _compared(
         return None
     f, canvas = bundle.spec.latent_factor, frame.canvas
     ring = inside_on_canvas(frame, request.match) & ~inside_on_canvas(frame)
-    image = scene.box.scaled_outward((1 / frame.scale[0], 1 / frame.scale[1]))
-    there = np.zeros_like(ring)
-    there[image.intersect(canvas).shift(-canvas.y, -canvas.x).slices] = True
-    whole = (ring & there).reshape(canvas.h // f, f, canvas.w // f, f).all(axis=(1, 3))
+    ring &= image_on_canvas(frame, scene.shape)
+    whole = ring.reshape(canvas.h // f, f, canvas.w // f, f).all(axis=(1, 3))
     return known, torch.from_numpy(whole)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.export import Composite, LazyImage, OverlayImage, OverlayStore
+from napari_ssldiff.export.composite import composite_scene
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.scenes.scene import Display, PixelSize, Scene
 
@@ -152,3 +153,33 @@ def test_a_lazy_image_reads_only_what_is_asked_for() -> None:
         lazy[0, 0, 0]
     with pytest.raises(IndexError):
         lazy[np.array([1, 2])]
+
+
+def test_a_scene_with_its_overlay_shows_both_as_one(picture: Picture) -> None:
+    pixels = picture(90, 80, 5, "uint16")
+    display = Display((3, 1, 0), (100.0, 200.0, 300.0), (5200.0, 10400.0, 30900.0))
+    rgba = np.zeros((90, 80, 4), np.uint8)
+    rgba[20:40, 10:50] = (0, 51, 255, 255)
+    source = scene_of(pixels, display=display, band_names=("a", "b", "c", "d", "e"))
+    with painted(Box(0, 0, 90, 80), rgba) as store:
+        both = composite_scene(source, store)
+        assert both.band_names == ("d", "b", "a")
+        shown = both.read_rgb(both.box)
+        assert (shown[20:40, 10:50] == (0, 51, 255)).all()
+        outside = rgba[..., 3] == 0
+        np.testing.assert_array_equal(shown[outside], source.read_rgb(source.box)[outside])
+        assert both.path != source.path
+        assert (both.pixel_size, both.shape) == (source.pixel_size, source.shape)
+
+
+def test_a_box_beyond_the_scene_is_surrounded_by_its_background(picture: Picture) -> None:
+    pixels = picture(30, 40)
+    scene = scene_of(pixels, background=(10, 20, 30))
+    box = Box(-5, 30, 20, 25)
+    with pytest.raises(InputError, match="leaves memory"):
+        Composite(scene, box)
+    seen = Composite(scene, box, beyond=True)[:]
+    np.testing.assert_array_equal(seen[5:, :10], pixels[:15, 30:])
+    assert (seen[:5] == (10, 20, 30)).all()
+    assert (seen[:, 10:] == (10, 20, 30)).all()
+    assert (Composite(scene, Box(50, 50, 4, 4), beyond=True)[:] == (10, 20, 30)).all()

@@ -70,6 +70,7 @@ class FakeBackend:
     sample_error: Exception | None = None
     loads: list[tuple[str, str]] = field(default_factory=list)
     requests: list[SynthesisRequest] = field(default_factory=list)
+    scenes: list[Scene] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
 
     def models(self) -> list[FakeCard]:
@@ -123,6 +124,7 @@ class FakeBackend:
             ),
         )
         self.requests.append(request)
+        self.scenes.append(scene)
         return request
 
     def synthesize(

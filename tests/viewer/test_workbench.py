@@ -283,3 +283,25 @@ def test_a_paused_job_can_be_cancelled(bench: Workbench, post: Any, backend: Any
     bench.cancel()
     assert isinstance(post.end(bench.handle), JobCancelled)
     assert not bench.session.held
+
+
+def test_a_variation_over_the_overlay_takes_what_is_shown_for_the_source(
+    bench: Workbench, post: Any, backend: Any
+) -> None:
+    bench.regions.add(Region.from_box(BOX), "rectangle")
+    for seed, over in ((9, False), (10, True), (11, True)):
+        bench.session.parameters = Parameters(seed=seed, over=over)
+        assert bench.generate()
+        assert isinstance(post.end(bench.handle), JobDone)
+    plain, first, second = backend.scenes
+    assert plain is bench.scene
+    wider = BOX.grow(3)
+    shown = second.read_rgb(wider)
+    # Pixels are read when they are asked for, and by now all three runs have painted.
+    assert (shown[3:-3, 3:-3] == backend.colour(11)).all()
+    assert np.array_equal(shown[:3], plain.read_rgb(wider)[:3])
+    assert (first.path, first.shape) != (plain.path, None)
+    assert first.shape == plain.shape
+    last = bench.viewer.layers["slide · synthetic"].metadata["napari_ssldiff"]
+    assert last["over_the_overlay"] is True
+    assert [run["over_the_overlay"] for run in last["earlier_runs"]] == [False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,22 @@ class Composite(LazyImage):
         if self.scene.nodata is not None:
             empty |= under == self.scene.nodata
         return np.where(empty, over, np.where(empty, 0, mixed).astype(self.dtype))
+
+
+def composite_scene(scene: Scene, overlay: OverlayStore) -> Scene:
+    """A scene as its overlay leaves it: what is synthetic counts as what is there.
+
+    It stays open as long as ``scene`` does, and has no file that a cache could be keyed by.
+    """
+    return replace(
+        scene,
+        path=f"{scene.path} with its overlay",
+        levels=(Composite(scene, scene.box, overlay),),
+        band_names=tuple(scene.band_names[band] for band in scene.display.bands),
+        display=replace(scene.display, bands=(0, 1, 2)),
+        scales=None,
+        closers=(),
+    )
 
 
 class OverlayImage(LazyImage):

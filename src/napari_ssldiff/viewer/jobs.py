@@ -88,7 +88,11 @@ class GenerateJob:
             request = engine.backend.make_request(
                 self.scene, self.region, bundle, self.parameters, progress=report, cancel=token
             )
-            facts = {"device": str(getattr(bundle, "device", self.device)), "crs": self.scene.crs}
+            facts = {
+                "device": str(getattr(bundle, "device", self.device)),
+                "crs": self.scene.crs,
+                "over_the_overlay": self.parameters.over,
+            }
             post(JobPrepared(self.id, provenance_of(request, extra=facts)))
             report("Starting to sample")
             events = engine.backend.synthesize(

@@ -48,7 +48,9 @@ class Edges:
 class Parameters:
     """How to sample; the meaning is that of :class:`napari_ssldiff.synthesis.request.Sampler`.
 
-    Kept apart from it because that room may load torch.
+    Kept apart from it because that room may load torch. ``over`` takes for the source what the
+    overlay shows, where it shows something: variations of variations, and at a low strength the
+    smoothing of borders.
     """
 
     strength: float = 1.0
@@ -57,6 +59,7 @@ class Parameters:
     seed: int = 0
     preset: str = "bulk"
     edges: Edges = Edges()
+    over: bool = False
 
 
 @dataclass(frozen=True)

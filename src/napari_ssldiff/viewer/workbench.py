@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
 from psygnal import Signal
 
 from napari_ssldiff.errors import InputError, SSLDiffError
+from napari_ssldiff.export.composite import composite_scene
 from napari_ssldiff.export.files import check_output
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import Scene
@@ -153,6 +154,8 @@ class Workbench:
             self._guard_size(region)
         overlay = self._overlay(source, scene)
         overlay.look()
+        if self.session.parameters.over:
+            scene = composite_scene(scene, overlay.store)
         for region in regions:
             self._submit(
                 GenerateJob(

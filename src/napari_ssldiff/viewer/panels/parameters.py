@@ -6,7 +6,15 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
-from magicgui.widgets import ComboBox, Container, FloatSlider, FloatSpinBox, PushButton, SpinBox
+from magicgui.widgets import (
+    CheckBox,
+    ComboBox,
+    Container,
+    FloatSlider,
+    FloatSpinBox,
+    PushButton,
+    SpinBox,
+)
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_ssldiff.viewer.panels.layout import form, group, row
@@ -45,6 +53,11 @@ class ParameterPanel(QWidget):
             "network, whose steps and guidance are fixed; lazy: every tile by itself, the same to "
             "the bit in any order; paper: DDIM as in Graikos et al. 2024, slow",
         )  # fmt: skip
+        self.over = CheckBox(
+            value=False, name="over", text="over the overlay",
+            tooltip="Take for the source what the overlay shows: vary a variation again, or smooth "
+            "borders at a strength of about 0.3",
+        )  # fmt: skip
         self.random.native.setMinimumWidth(76)
         self.random.native.setObjectName("random")
         pair: list[Any] = [self.seed, self.random]
@@ -56,12 +69,13 @@ class ParameterPanel(QWidget):
             row(rows, widget.label, widget.native)
         row(rows, "Seed", seeds.native)
         row(rows, self.preset.label, self.preset.native)
+        row(rows, "Start", self.over.native)
         inside.addLayout(rows)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(box)
 
-        for widget in (self.strength, self.guidance, self.steps, self.seed):
+        for widget in (self.strength, self.guidance, self.steps, self.seed, self.over):
             widget.changed.connect(self.write)
         self.preset.changed.connect(self._on_preset)
         self.random.changed.connect(self.another_seed)
@@ -86,6 +100,7 @@ class ParameterPanel(QWidget):
             steps=int(self.steps.value),
             seed=int(self.seed.value),
             preset=str(self.preset.value),
+            over=bool(self.over.value),
         )
 
     def _on_preset(self, preset: str) -> None:

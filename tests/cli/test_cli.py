@@ -432,7 +432,8 @@ def test_a_slide_grows_past_its_edge_and_the_edge_is_given_in_micrometres(
 ) -> None:
     out, png = tmp_path / "out.ome.zarr", tmp_path / "out.png"
     words = vary(out, region="-60,-40,150,120", png=png, grow="5um", feather="2.5um", context="8")
-    assert main([*words, "--beyond"]) == 0
+    assert main(words) == 2
+    assert main([*words, "--extend=40um"]) == 0
     with open_scene(out) as made, open_scene(slide) as scene:
         assert made.shape == (140, 170)  # ten pixels wider on every side
         assert made.origin == pytest.approx((-25.0, -35.0))
@@ -442,6 +443,7 @@ def test_a_slide_grows_past_its_edge_and_the_edge_is_given_in_micrometres(
     assert pixels[60:120, 80:150].std() > 1
     assert not np.array_equal(pixels[60:120, 80:150], real[10:70, 10:80])
     request = SynthesisRequest.from_dict(provenance(out)["request"])
-    assert (request.grow, request.feather, request.context, request.beyond) == (10, 5, 8, True)
+    assert (request.grow, request.feather, request.context) == (10, 5, 8)
+    assert request.source.path.endswith("extended by 256 px")
     assert Image.open(png).width > 300
     assert main(vary(tmp_path / "no.ome.zarr", match="3m")) == 2

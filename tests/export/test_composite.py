@@ -170,16 +170,3 @@ def test_a_scene_with_its_overlay_shows_both_as_one(picture: Picture) -> None:
         np.testing.assert_array_equal(shown[outside], source.read_rgb(source.box)[outside])
         assert both.path != source.path
         assert (both.pixel_size, both.shape) == (source.pixel_size, source.shape)
-
-
-def test_a_box_beyond_the_scene_is_surrounded_by_its_background(picture: Picture) -> None:
-    pixels = picture(30, 40)
-    scene = scene_of(pixels, background=(10, 20, 30))
-    box = Box(-5, 30, 20, 25)
-    with pytest.raises(InputError, match="leaves memory"):
-        Composite(scene, box)
-    seen = Composite(scene, box, beyond=True)[:]
-    np.testing.assert_array_equal(seen[5:, :10], pixels[:15, 30:])
-    assert (seen[:5] == (10, 20, 30)).all()
-    assert (seen[:, 10:] == (10, 20, 30)).all()
-    assert (Composite(scene, Box(50, 50, 4, 4), beyond=True)[:] == (10, 20, 30)).all()

@@ -305,3 +305,26 @@ def test_a_variation_over_the_overlay_takes_what_is_shown_for_the_source(
     last = bench.viewer.layers["slide · synthetic"].metadata["napari_ssldiff"]
     assert last["over_the_overlay"] is True
     assert [run["over_the_overlay"] for run in last["earlier_runs"]] == [False, True]
+
+
+def test_an_extended_scene_is_a_layer_around_its_source_that_can_be_drawn_on(
+    bench: Workbench, post: Any, backend: Any
+) -> None:
+    source = bench.viewer.layers["slide"]
+    assert bench.extend(256)
+    layer = bench.viewer.layers["slide · extended"]
+    assert bench.source is layer
+    assert bench.scene is not None
+    assert bench.scene.inside == Box(256, 256, 700, 900)
+    # The same place in the world.
+    assert np.allclose(layer.data_to_world((256, 256)), source.data_to_world((0, 0)))
+    beyond = Box(300, 100, 200, 120)  # left of the old edge
+    bench.regions.add(Region.from_box(beyond), "rectangle")
+    assert bench.generate()
+    assert isinstance(post.end(bench.handle), JobDone)
+    overlay = bench.viewer.layers["slide · extended · synthetic"]
+    painted = np.asarray(overlay.data[0])[..., 3]
+    assert (painted[beyond.slices] == 255).all()
+    assert (painted > 0).sum() == beyond.area
+    assert not bench.extend(5000)
+    assert "extended by 1 to" in bench.session.status.text

@@ -74,8 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
         help_ = f"{text} (pixels, or with a unit: 12um, 30m)"
         vary.add_argument(f"--{name}", default="0", metavar="LENGTH", help=help_)
     vary.add_argument(
-        "--beyond", action="store_true",
-        help="let the region leave the image: outpainting (--region=-256,0,512,512)",
+        "--extend", default="0", metavar="LENGTH",
+        help="let the region leave the image by so much: outpainting (--region=-256,0,512,512)",
     )  # fmt: skip
     vary.add_argument("--format", default="0.5", help="OME-Zarr 0.5 or 0.4")
     vary.add_argument("--png", type=Path, metavar="FILE", help="side-by-side picture")

@@ -54,12 +54,15 @@ def open_source(arguments: argparse.Namespace) -> Scene:
 
 
 def region_of(arguments: argparse.Namespace, scene: Scene) -> Region:
-    """``--region`` checked against the scene, before anything slow, unless it may leave it."""
+    """``--region`` checked against the scene, before anything slow.
+
+    It counts from the source's own corner, also in a scene that was extended.
+    """
     try:
-        box = parse_box(arguments.region)
+        box = parse_box(arguments.region).shift(scene.held.y, scene.held.x)
     except ValueError as error:
         raise InputError(str(error)) from None
-    if not getattr(arguments, "beyond", False) and not scene.box.contains(box):
+    if not scene.box.contains(box):
         raise InputError(
             f"the region {arguments.region} leaves the image, which is "
             f"{scene.shape[1]} × {scene.shape[0]} pixels"
@@ -111,6 +114,7 @@ def vary(arguments: argparse.Namespace) -> None:
     """A variation of a region."""
     from napari_ssldiff.export import check_output
     from napari_ssldiff.scenes import PixelSize
+    from napari_ssldiff.scenes.extend import extend
     from napari_ssldiff.scenes.lengths import parse_length
     from napari_ssldiff.synthesis import make_request
 
@@ -125,11 +129,15 @@ def vary(arguments: argparse.Namespace) -> None:
         raise InputError(f"the grid is source or model, got {arguments.grid!r}")
     names = ("grow", "feather", "context", "match")
     lengths = {name: parse_length(getattr(arguments, name), f"--{name}") for name in names}
-    with open_source(arguments) as scene:
+    margin = parse_length(arguments.extend, "--extend")
+    with open_source(arguments) as source:
+        scene, own = source, source.encoder_pixel_size
+        if margin.value:
+            scene = extend(source, margin.pixels(own, "--extend"))
         region = region_of(arguments, scene)
         bundle = load_model(arguments, scene)
         progress = Meter()
-        spec, own = bundle.encoder.spec, scene.encoder_pixel_size
+        spec = bundle.encoder.spec
         model = PixelSize(spec.resolution, spec.resolution, spec.unit)
         output = own if arguments.grid == "source" else model
         request = make_request(
@@ -142,7 +150,6 @@ def vary(arguments: argparse.Namespace) -> None:
             feather=lengths["feather"].pixels(output, "--feather"),
             context=lengths["context"].pixels(model, "--context"),
             match=lengths["match"].pixels(model, "--match"),
-            beyond=arguments.beyond,
             progress=progress,
         )
         store, end = render(request, bundle, scene, progress)

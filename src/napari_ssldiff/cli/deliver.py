@@ -82,7 +82,7 @@ def write_result(
     extra = {"crs": scene.crs, "affine": list(scene.affine) if scene.affine else None}
     if request.grid == "source":
         box = store.box
-        image: Any = Composite(scene, box, store, beyond=request.beyond)
+        image: Any = Composite(scene, box, store)
         size = own
         windows = list(zip(scene.display.low, scene.display.high, strict=True))
     else:
@@ -114,12 +114,10 @@ def picture(path: Path, request: SynthesisRequest, scene: Scene, store: Any) -> 
     """Source and synthesis side by side, at level 0, at most 2048 px a side."""
     from PIL import Image
 
-    from napari_ssldiff.export import Composite, side_by_side
-    from napari_ssldiff.scenes.scene import Display
+    from napari_ssldiff.export import side_by_side
 
     box = store.box if request.grid == "source" else request.region.bounds
-    source = Composite(scene, box, beyond=request.beyond)
-    real = Display(low=scene.display.low, high=scene.display.high).to_rgb(source[:])
+    real = scene.read_rgb(box)
     made = store.read(store.box)
     if request.grid == "model":
         made = np.asarray(Image.fromarray(made).resize((box.w, box.h), Image.Resampling.LANCZOS))

@@ -30,19 +30,15 @@ class Composite(LazyImage):
         In level-0 pixels, inside the scene.
     overlay
         Painted in level-0 pixels (``grid="source"``); ``None`` for the source alone.
-    beyond
-        Whether the box may leave the scene, whose background then surrounds it.
 
     Raises
     ------
     InputError
-        If the box has no area, or leaves the scene and must not.
+        If the box has no area or leaves the scene.
     """
 
-    def __init__(
-        self, scene: Scene, box: Box, overlay: OverlayStore | None = None, beyond: bool = False
-    ) -> None:
-        if not box.area or not (beyond or scene.box.contains(box)):
+    def __init__(self, scene: Scene, box: Box, overlay: OverlayStore | None = None) -> None:
+        if not box.area or not scene.box.contains(box):
             h, w = scene.shape
             raise InputError(
                 f"the region x {box.x}, y {box.y}, {box.w} × {box.h} px leaves {scene.name}, "
@@ -62,7 +58,7 @@ class Composite(LazyImage):
     def _blend(self, box: Box) -> NDArray[Any]:
         place = box.shift(self.box.y, self.box.x)
         display = self.scene.display
-        pixels = self._source(place)
+        pixels = self.scene.read(place)[..., list(display.bands)]
         if self.overlay is None or not self.overlay.touched(place):
             return pixels
         rgba = self.overlay.read(place)
@@ -77,19 +73,6 @@ class Composite(LazyImage):
             values[partial] = self._mix(under, over, weight)
         pixels[shown] = values
         return pixels
-
-    def _source(self, place: Box) -> NDArray[Any]:
-        display, known = self.scene.display, place.intersect(self.scene.box)
-        bands = list(display.bands)
-        if known == place:
-            return self.scene.read(place)[..., bands]
-        out = np.empty((*place.shape, 3), self.dtype)
-        background = np.asarray(self.scene.background, np.uint8)
-        out[:] = display.from_rgb(background, self.dtype)
-        if known.area:
-            inside = known.shift(-place.y, -place.x).slices
-            out[inside] = self.scene.read(known)[..., bands]
-        return out
 
     def _mix(
         self, under: NDArray[Any], over: NDArray[Any], weight: NDArray[np.float64]

@@ -46,7 +46,8 @@ def read_at(scene: Scene, box: Box, pixel_size: PixelSize | float) -> NDArray[np
 
     The pyramid level at or just finer than needed is read and averaged down with an
     antialiasing filter; where the source is coarser it is interpolated bicubically. Outside the
-    image its border is mirrored, so windows across the border hold plausible pixels.
+    image (the source of an extended one) its border is mirrored, so windows across the border hold
+    plausible pixels.
 
     Parameters
     ----------
@@ -158,8 +159,16 @@ def _level_for(scene: Scene, scale: tuple[float, float]) -> int:
 def _read_mirrored(
     scene: Scene, level: int, rows: tuple[int, int], columns: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    h, w = scene.levels[level].shape[:2]
-    ys, xs = _mirror(rows, h), _mirror(columns, w)
+    # What an extended scene shows around its source is no tissue: the source is mirrored there.
+    dy, dx = scene.downsample(level)
+    held, (h, w) = scene.held, scene.levels[level].shape[:2]
+    y, x = round(held.y / dy), round(held.x / dx)
+    if scene.inside is not None:
+        h, w = round(held.y1 / dy) - y, round(held.x1 / dx) - x
+    ys, xs = (
+        y + _mirror((rows[0] - y, rows[1] - y), h),
+        x + _mirror((columns[0] - x, columns[1] - x), w),
+    )
     y, x = int(ys.min()), int(xs.min())
     inner = scene.read_rgb(Box(y, x, int(ys.max()) - y + 1, int(xs.max()) - x + 1), level)
     if (rows[0], columns[0]) == (y, x) and inner.shape[:2] == (len(ys), len(xs)):

@@ -49,6 +49,11 @@ class LevelArray(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
+    def held(self) -> Box:
+        """Level-0 pixels that are the source's own."""
+        return self.box if self.inside is None else self.inside
+
+    @property
     def dtype(self) -> np.dtype[Any]: ...
     @property
     def chunks(self) -> Any: ...
@@ -153,6 +158,9 @@ class Scene:
         it; ``None`` takes the ratio of the shapes.
     closers
         Called once by :meth:`close`.
+    inside
+        The part of level 0 that holds the source's own pixels, of a scene that was extended
+        (:func:`napari_ssldiff.scenes.extend.extend`); ``None``: all of it.
     """
 
     path: str
@@ -171,6 +179,7 @@ class Scene:
     problems: Sequence[str] = field(default_factory=list)
     scales: Sequence[tuple[float, float]] | None = None
     closers: Sequence[Callable[[], None]] = ()
+    inside: Box | None = None
 
     def __post_init__(self) -> None:
         self._closed = False
@@ -185,6 +194,11 @@ class Scene:
     def box(self) -> Box:
         """All of level 0."""
         return Box(0, 0, *self.shape)
+
+    @property
+    def held(self) -> Box:
+        """Level-0 pixels that are the source's own."""
+        return self.box if self.inside is None else self.inside
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -88,20 +88,20 @@ def inside_on_canvas(frame: Frame, beyond: float = 0) -> NDArray[np.bool_]:
     return inside
 
 
-def image_on_canvas(frame: Frame, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """``(h, w)`` of the canvas in model pixels: what a scene of ``shape`` holds pixels of."""
+def held_on_canvas(frame: Frame, held: Box) -> NDArray[np.bool_]:
+    """``(h, w)`` of the canvas in model pixels: what lies in ``held``, a box of level-0 pixels."""
     canvas = frame.canvas
-    image = Box(0, 0, *shape).scaled_outward((1 / frame.scale[0], 1 / frame.scale[1]))
+    place = held.scaled_outward((1 / frame.scale[0], 1 / frame.scale[1])).intersect(canvas)
     there = np.zeros(canvas.shape, bool)
-    there[image.intersect(canvas).shift(-canvas.y, -canvas.x).slices] = True
+    there[place.shift(-canvas.y, -canvas.x).slices] = True
     return there
 
 
-def denoise_mask(frame: Frame, factor: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+def denoise_mask(frame: Frame, factor: int, held: Box) -> NDArray[np.float32]:
     """``(h, w)`` of the canvas in latents: 1 where any pixel of the latent is in the region, or
-    beyond a scene of ``shape``, where nothing is known.
+    outside ``held``, the source's own level-0 pixels, where nothing is known.
     """
-    inside = inside_on_canvas(frame) | ~image_on_canvas(frame, shape)
+    inside = inside_on_canvas(frame) | ~held_on_canvas(frame, held)
     rows, columns = frame.canvas.h // factor, frame.canvas.w // factor
     blocks = inside.reshape(rows, factor, columns, factor)
     return np.asarray(blocks.any(axis=(1, 3)), dtype=np.float32)
@@ -116,7 +116,6 @@ def plan_frame(
     grid: str,
     context: int = 0,
     grow: int = 0,
-    beyond: bool = False,
 ) -> Frame:
     """Lay out a synthesis.
 
@@ -134,8 +133,6 @@ def plan_frame(
         Model pixels that the canvas reaches beyond the grown region.
     grow
         Output pixels by which the region is grown, as far as the image goes.
-    beyond
-        Whether the region may leave the image, by the image's own height and width at most.
 
     Raises
     ------
@@ -143,18 +140,14 @@ def plan_frame(
         If the region leaves the image or holds no pixel.
     """
     bounds = region.bounds
-    allowed = Box(0, 0, *shape)
-    if beyond:
-        allowed = Box(-shape[0], -shape[1], 3 * shape[0], 3 * shape[1])
-    if not allowed.contains(bounds):
-        how = " by more than its own size" if beyond else ""
+    if not Box(0, 0, *shape).contains(bounds):
         raise InputError(
             f"the region x {bounds.x}…{bounds.x1}, y {bounds.y}…{bounds.y1} leaves the image, "
-            f"which is {shape[1]} × {shape[0]} pixels{how}"
+            f"which is {shape[1]} × {shape[0]} pixels"
         )
     inverse = 1 / scale[0], 1 / scale[1]
     per_output = (1.0, 1.0) if grid == "source" else scale
-    grown = bounds.grow(math.ceil(grow * max(per_output))).intersect(allowed)
+    grown = bounds.grow(math.ceil(grow * max(per_output))).intersect(Box(0, 0, *shape))
     canvas = grown.scaled_outward(inverse, factor).grow(-(-context // factor) * factor)
     # A window must fit. The surplus goes to both sides, on the lattice.
     missing = [max(0, window - n) for n in canvas.shape]

@@ -37,9 +37,8 @@ def frame_of(
     grid: Grid,
     context: int = 0,
     grow: int = 0,
-    beyond: bool = False,
 ) -> Frame:
-    """Geometry of varying ``region`` with a model; ``context``, ``grow`` and ``beyond`` as for
+    """Geometry of varying ``region`` with a model; ``context`` and ``grow`` as for
     :func:`~napari_ssldiff.synthesis.frame.plan_frame`.
 
     Raises
@@ -50,7 +49,7 @@ def frame_of(
     scale = grid_scale(scene, bundle.encoder.spec)
     spec = bundle.spec
     return plan_frame(
-        region, scene.shape, scale, spec.window, spec.latent_factor, grid, context, grow, beyond
+        region, scene.shape, scale, spec.window, spec.latent_factor, grid, context, grow
     )
 
 
@@ -62,7 +61,6 @@ def embed_region(
     grid: Grid = "source",
     context: int = 0,
     grow: int = 0,
-    beyond: bool = False,
     cache: Path | None = None,
     progress: Report | None = None,
     cancel: CancelToken | None = None,
@@ -71,15 +69,14 @@ def embed_region(
 
     Parameters
     ----------
-    grid, context, grow, beyond
-        As in :class:`SynthesisRequest`, for a field that reaches beyond the region. Beyond the
-        image lies its mirror image.
+    grid, context, grow
+        As in :class:`SynthesisRequest`, for a field that reaches beyond the region.
     cache
         Folder of finished fields; by default one in the user's cache folder.
     progress
         Told ``("embedding", cells done, cells)``.
     """
-    frame = frame_of(scene, region, bundle, grid, context, grow, beyond)
+    frame = frame_of(scene, region, bundle, grid, context, grow)
     return embed_box(
         scene,
         frame.canvas,
@@ -144,7 +141,6 @@ def make_request(
     context: int = 0,
     grow: int = 0,
     match: int = 0,
-    beyond: bool = False,
     progress: Report | None = None,
     cancel: CancelToken | None = None,
 ) -> SynthesisRequest:
@@ -165,7 +161,6 @@ def make_request(
     if field is None:
         field = embed_region(
             scene, region, bundle, grid=grid, context=max(context, match), grow=grow,
-            beyond=beyond,
             progress=progress, cancel=cancel,
         )  # fmt: skip
     return SynthesisRequest(
@@ -180,5 +175,4 @@ def make_request(
         context=context,
         grow=grow,
         match=match,
-        beyond=beyond,
     )

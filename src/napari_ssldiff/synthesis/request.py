@@ -111,10 +111,6 @@ class SynthesisRequest:
         Model pixels around the region that are synthesised too, to be compared with the source:
         brightness and stain are then corrected so that both agree there. Not together with
         ``context``, which leaves nothing to compare.
-    beyond
-        Outpainting: the region may leave the image, by the image's own height and width at most.
-        What lies there is made from the embeddings of the image's mirror image; with a context it
-        continues the image.
     """
 
     model: str
@@ -128,7 +124,6 @@ class SynthesisRequest:
     context: int = 0
     grow: int = 0
     match: int = 0
-    beyond: bool = False
 
     def __post_init__(self) -> None:
         if self.grid not in ("source", "model"):
@@ -165,7 +160,6 @@ class SynthesisRequest:
             "context": self.context,
             "grow": self.grow,
             "match": self.match,
-            "beyond": self.beyond,
         }
 
     @classmethod
@@ -199,9 +193,8 @@ class SynthesisRequest:
             grid=data["grid"],
             feather=data["feather"],
             context=data["context"],
-            grow=data.get("grow", 0),  # requests of before had none of these
+            grow=data.get("grow", 0),  # requests of before had neither
             match=data.get("match", 0),
-            beyond=data.get("beyond", False),
         )
 
     @property

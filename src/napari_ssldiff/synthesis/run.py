@@ -21,12 +21,7 @@ from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes import Scene
 from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.events import Event, Finished, Progress, Started
-from napari_ssldiff.synthesis.frame import (
-    Frame,
-    denoise_mask,
-    image_on_canvas,
-    inside_on_canvas,
-)
+from napari_ssldiff.synthesis.frame import Frame, denoise_mask, held_on_canvas, inside_on_canvas
 from napari_ssldiff.synthesis.match import correction
 from napari_ssldiff.synthesis.prepare import frame_of, resolve
 from napari_ssldiff.synthesis.request import SynthesisRequest
@@ -43,7 +38,7 @@ Focus = Callable[[], tuple[float, float] | None]
 
 
 def _task(
-    request: SynthesisRequest, bundle: ModelBundle, frame: Frame, shape: tuple[int, int]
+    request: SynthesisRequest, bundle: ModelBundle, frame: Frame, scene: Scene | None
 ) -> CanvasTask:
     """The engine's task, its known latents still missing."""
     spec, f = bundle.spec, bundle.spec.latent_factor
@@ -51,6 +46,10 @@ def _task(
     steps, guidance = request.sampler.steps, request.sampler.guidance
     assert steps is not None
     assert guidance is not None
+    mask = None
+    if request.context:
+        held = Box(0, 0, *request.source.shape) if scene is None else scene.held
+        mask = torch.from_numpy(denoise_mask(frame, f, held))
     return CanvasTask(
         box=box,
         tokens=window_tokens(request.field, spec, frame.scale),
@@ -58,7 +57,7 @@ def _task(
         guidance=guidance,
         strength=request.sampler.strength,
         seed=request.sampler.seed,
-        mask=torch.from_numpy(denoise_mask(frame, f, shape)) if request.context else None,
+        mask=mask,
         batch=request.sampler.batch,
     )
 
@@ -97,7 +96,7 @@ def canvas_task(
     InputError
         If the source's pixels are needed and no scene is given.
     """
-    task = _task(request, bundle, frame, request.source.shape)
+    task = _task(request, bundle, frame, scene)
     if not _needs_source(request):
         return task
     return replace(task, known=_known(bundle, scene, frame))
@@ -167,11 +166,9 @@ def synthesize(
     cancel = cancel or CancelToken()
     check, counters = cancel.hold, Counters()
     preset = PRESETS[request.sampler.preset]
-    frame = frame_of(
-        scene, request.region, bundle, request.grid, request.around, request.grow, request.beyond
-    )
+    frame = frame_of(scene, request.region, bundle, request.grid, request.around, request.grow)
     check()
-    task = _task(request, bundle, frame, scene.shape)
+    task = _task(request, bundle, frame, scene)
     total = _evaluations(task, preset, bundle, frame)
     large = total > 0 and canvas_bytes(task, bundle.spec) > budget
     if request.match and (large or preset.phases is not None):
@@ -342,7 +339,7 @@ def _compared(
         return None
     f, canvas = bundle.spec.latent_factor, frame.canvas
     ring = inside_on_canvas(frame, request.match) & ~inside_on_canvas(frame)
-    ring &= image_on_canvas(frame, scene.shape)
+    ring &= held_on_canvas(frame, scene.held)
     whole = ring.reshape(canvas.h // f, f, canvas.w // f, f).all(axis=(1, 3))
     return known, torch.from_numpy(whole)
 

@@ -13,6 +13,7 @@ from napari_ssldiff.errors import InputError, SSLDiffError
 from napari_ssldiff.export.composite import composite_scene
 from napari_ssldiff.export.files import check_output
 from napari_ssldiff.geometry import Region
+from napari_ssldiff.scenes.extend import extend
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer import messages as m
 from napari_ssldiff.viewer.backend import Backend, Card, EngineBackend
@@ -20,6 +21,7 @@ from napari_ssldiff.viewer.endless import EndlessView, slide_of
 from napari_ssldiff.viewer.jobs import ExportJob, GenerateJob, OpenSlideJob
 from napari_ssldiff.viewer.layer_scene import is_source, scene_of
 from napari_ssldiff.viewer.overlay import OverlayController
+from napari_ssldiff.viewer.reader import layer_data
 from napari_ssldiff.viewer.region_book import RegionBook
 from napari_ssldiff.viewer.session import Eta, Session, Severity, Status, WorkProgress
 from napari_ssldiff.viewer.worker import Job, Worker
@@ -142,6 +144,21 @@ class Workbench:
         """Take over the shapes of another layer."""
         count = self.regions.adopt(shapes)
         self.say(f"{count} region{'s' * (count > 1)} taken over from {shapes.name}.")
+
+    @_told
+    def extend(self, margin: int) -> None:
+        """Add the scene with room around it, ``margin`` level-0 pixels, and turn to it.
+
+        What is drawn there is outpainting.
+        """
+        from napari.layers import Image
+
+        scene, source = self._chosen_scene()
+        levels, attributes, _ = layer_data(extend(scene, margin))
+        layer = Image(levels, **attributes)
+        self.viewer.layers.insert(self.viewer.layers.index(source) + 1, layer)
+        self.choose_source(layer)
+        self.say("Draw a region past the old edge; with a context it continues what is there.")
 
     @_told
     def generate(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from qtpy.QtWidgets import QComboBox, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSpinBox, QVBoxLayout, QWidget
 
+from napari_ssldiff.scenes.extend import STEP
 from napari_ssldiff.viewer.backend import Card
-from napari_ssldiff.viewer.panels.layout import form, group, narrow, row
+from napari_ssldiff.viewer.panels.layout import button, form, group, narrow, row
 from napari_ssldiff.viewer.workbench import Workbench
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -30,12 +31,28 @@ class SourcePanel(QWidget):
         self.facts.setObjectName("model_facts")
         self.facts.setWordWrap(True)
         self.facts.setStyleSheet("color: palette(mid); font-size: 11px;")
+        self.margin = QSpinBox()
+        self.margin.setObjectName("margin")
+        self.margin.setRange(STEP, 64 * STEP)
+        self.margin.setSingleStep(STEP)
+        self.margin.setValue(2 * STEP)
+        self.margin.setSuffix(" px")
+        self.extend = button(
+            "Extend", "A new layer with so much room around the image: regions drawn there grow it",
+            lambda: bench.extend(self.margin.value()), "extend",
+        )  # fmt: skip
         for combo in (self.scene, self.model):
             narrow(combo)
 
         box, inside = group("Scene and model")
         rows = form()
         row(rows, "Scene", self.scene)
+        beyond = QWidget()
+        line = QHBoxLayout(beyond)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(self.margin, 1)
+        line.addWidget(self.extend, 1)
+        row(rows, "Edge", beyond)
         row(rows, "Model", self.model)
         row(rows, "", self.facts)
         row(rows, "Device", self.device)

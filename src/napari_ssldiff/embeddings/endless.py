@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -55,13 +55,16 @@ def places_from_dict(data: Mapping[str, Any]) -> Places:
     InputError
         If they are of no known kind.
     """
-    kinds = {"mirrored": MirroredField, "territories": Territories}
-    kind = kinds.get(data.get("kind", ""))
-    if kind is None:
+    kinds: dict[str, Callable[[Mapping[str, Any]], Places]] = {
+        "mirrored": MirroredField.from_dict,
+        "territories": Territories.from_dict,
+    }
+    read = kinds.get(data.get("kind", ""))
+    if read is None:
         raise InputError(
             f"places of the kind {data.get('kind')!r} are not known: {', '.join(kinds)}"
         )
-    return kind.from_dict(data)
+    return read(data)
 
 
 def _reflect(at: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:

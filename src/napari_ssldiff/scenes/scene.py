@@ -49,11 +49,6 @@ class LevelArray(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
-    def held(self) -> Box:
-        """Level-0 pixels that are the source's own."""
-        return self.box if self.inside is None else self.inside
-
-    @property
     def dtype(self) -> np.dtype[Any]: ...
     @property
     def chunks(self) -> Any: ...

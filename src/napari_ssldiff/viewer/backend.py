@@ -13,6 +13,7 @@ from napari_ssldiff.viewer.session import Parameters
 if TYPE_CHECKING:
     from napari_ssldiff.synthesis.endless import LazyScene
     from napari_ssldiff.synthesis.events import Event
+    from napari_ssldiff.synthesis.explore import Arrangement
     from napari_ssldiff.synthesis.request import SynthesisRequest
 
 #: Where the user looks: ``(y, x)`` in level-0 pixels, or ``None`` where that is nowhere. Called on
@@ -86,7 +87,7 @@ class Backend(Protocol):
         bundle: Any,
         parameters: Parameters,
         *,
-        arrangement: str,
+        arrangement: Arrangement,
         edge: int,
         progress: ProgressCall,
         cancel: Any,
@@ -195,7 +196,7 @@ class EngineBackend:
         bundle: Any,
         parameters: Parameters,
         *,
-        arrangement: str,
+        arrangement: Arrangement,
         edge: int,
         progress: ProgressCall,
         cancel: Any,

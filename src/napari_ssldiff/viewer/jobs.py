@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from napari_ssldiff.viewer.messages import (
 )
 from napari_ssldiff.viewer.session import Parameters, duration
 from napari_ssldiff.viewer.worker import Engine, JobControl
+
+if TYPE_CHECKING:
+    from napari_ssldiff.synthesis.explore import Arrangement
 
 Post = Callable[[Message], None]
 _numbers = itertools.count(1)
@@ -143,7 +146,7 @@ class OpenSlideJob:
     model_id: str
     device: str
     parameters: Parameters
-    arrangement: str = "mirror"
+    arrangement: Arrangement = "mirror"
     edge: int = 2**20
     id: int = field(default_factory=_next_id)
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
+    from napari_ssldiff.synthesis.explore import Arrangement
+
 #: Regions larger than this are asked about: they take minutes to hours and gigabytes.
 LARGE = 64_000_000
 Extent = Literal["region", "scene"]
@@ -188,7 +190,7 @@ class Workbench:
             )
 
     @_told
-    def open_endless(self, arrangement: str = "mirror", edge: int = 2**20) -> None:
+    def open_endless(self, arrangement: Arrangement = "mirror", edge: int = 2**20) -> None:
         """Queue an endless slide of what the first chosen region holds.
 
         Parameters
@@ -237,15 +239,16 @@ class Workbench:
         slide = slide_of(source)
         if slide is not None:
             self._guard_size(Region.from_box(box), "exported")
+        provenance = slide.provenance if slide is not None else None
+        if overlay is not None and painted:
+            provenance = overlay.provenance
         job = ExportJob(
             scene=scene,
             box=box,
             store=overlay.store if overlay is not None and painted else None,
             path=target,
             version=version,
-            provenance=overlay.provenance
-            if overlay is not None and painted
-            else slide and slide.provenance,
+            provenance=provenance,
             slide=slide,
         )
         self._submit(job, overlay)

@@ -75,8 +75,9 @@ class ParameterPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(box)
 
-        for widget in (self.strength, self.guidance, self.steps, self.seed, self.over):
+        for widget in (self.strength, self.guidance, self.steps, self.seed):
             widget.changed.connect(self.write)
+        self.over.changed.connect(self.write)
         self.preset.changed.connect(self._on_preset)
         self.random.changed.connect(self.another_seed)
         self.write()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from napari_ssldiff.cli import main
@@ -372,10 +373,13 @@ def test_bench_writes_machine_and_rows(
 ) -> None:
     out = tmp_path / "bench.json"
     words = ["bench", "--model", str(tiny_folder), "--device", "cpu", "--presets", "bulk",
-             "--steps", "1", "--sizes", "256", "--json", str(out)]  # fmt: skip
+             "--steps", "1", "--sizes", "256", "--pictures", str(tmp_path / "p"),
+             "--json", str(out)]  # fmt: skip
     assert main(words) == 0
     said = capsys.readouterr()
     assert said.out.split() == [str(out)]
+    with Image.open(tmp_path / "p" / "bulk-256.png") as picture:
+        assert picture.size == (256, 256)
     report = json.loads(out.read_text())
     assert set(report) >= {"machine", "rows"}
     assert set(report["rows"][0]) >= ASKED_FOR

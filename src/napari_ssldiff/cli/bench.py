@@ -40,6 +40,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1, help="runs per row (1)")
     add("--scene", type=Path, metavar="PATH", help="where the field comes from")
     add("--json", type=Path, metavar="FILE", help="written anew after every row")
+    add("--pictures", type=Path, metavar="DIR", help="every row's picture, NAME-SIZE.png")
     return parser
 
 
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = {} if arguments.presets is None else {"presets": tuple(arguments.presets)}
     plan = BenchPlan(
         sizes=tuple(arguments.sizes), against=tuple(arguments.against), steps=arguments.steps,
-        seeds=arguments.seeds, scene=arguments.scene, **given,
+        seeds=arguments.seeds, scene=arguments.scene, pictures=arguments.pictures, **given,
     )  # fmt: skip
     if arguments.threads is not None:
         if arguments.threads < 1:

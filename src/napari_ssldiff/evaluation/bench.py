@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.errors import InputError
@@ -65,6 +66,8 @@ class BenchPlan:
         Runs per row, from seed 0 up.
     scene
         Where the field comes from; ``None``: the bundled synthetic slide.
+    pictures
+        Folder for the picture of every row's first seed, ``NAME-SIZE.png``; ``None``: none.
 
     Raises
     ------
@@ -78,6 +81,7 @@ class BenchPlan:
     steps: int | None = None
     seeds: int = 1
     scene: Path | None = None
+    pictures: Path | None = None
 
     def __post_init__(self) -> None:
         for given, known, what in (
@@ -133,6 +137,9 @@ class _Bench:
         memory = PeakMemory(device)
         runs = [run(size, seed, steps) for seed in range(self.plan.seeds)]
         used = memory.read()
+        if self.plan.pictures is not None:
+            self.plan.pictures.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(runs[0].image).save(self.plan.pictures / f"{name}-{size}.png")
         if name == "bulk":
             self.runner.batch = runs[0].batch
         layout = baseline.layout(spec, size) if baseline else layout_of(PRESETS[name], spec, size)

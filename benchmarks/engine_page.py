@@ -153,7 +153,8 @@ def limits_part(found: dict[str, Any]) -> list[str]:
             f"{far['ratio']:.3f} in time, {counts['far']:,} and {counts['near']:,} evaluations",
         ),
         (
-            f"from the wish to cancel to the end, calls of {prompt['network_call_s'] * 1000:.0f} ms",
+            f"from the wish to cancel to the end, calls of "
+            f"{1000 * prompt['network_call_s']:.0f} ms",
             f"median {prompt['median_s'] * 1000:.0f} ms, longest of {prompt['runs']} "
             f"{prompt['largest_s'] * 1000:.0f} ms",
         ),
@@ -162,7 +163,7 @@ def limits_part(found: dict[str, Any]) -> list[str]:
         "## The engine alone",
         "",
         f"{where(found)}):",
-        "a stub in the shape of the paper's model, whose network takes 5 ms a batch and does nothing.",
+        "a stub in the shape of the paper's model, whose network takes 5 ms a batch, no more.",
         "",
         *(line(*row) for row in rows),
         "",

@@ -193,9 +193,8 @@ def transfer(
     if palette.valid is not None and palette.valid.any():
         theirs = theirs[palette.valid.ravel()]
     order = rng.permutation(len(mine))
-    pool = np.concatenate(
-        [rng.permutation(len(theirs)) for _ in range(-(-len(mine) // len(theirs)))]
-    )
+    rounds = -(-len(mine) // len(theirs))
+    pool = np.concatenate([rng.permutation(len(theirs)) for _ in range(rounds)])[: len(mine)]
     centred = normalise(mine - mine.mean(0)), normalise(theirs - theirs.mean(0))
     goal = np.empty_like(mine)
     for first in range(0, len(mine), MATCHED):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_ssldiff import __version__
-from napari_ssldiff.cli import augment, bench, evaluate, train
+from napari_ssldiff.cli import augment, bench, evaluate, fields, train
 from napari_ssldiff.errors import Cancelled, SSLDiffError
 
 EXIT_INPUT = 2
@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     vary.add_argument("--png", type=Path, metavar="FILE", help="side-by-side picture")
     vary.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.ome.zarr")
 
+    fields.add_parsers(commands, _add_sampler)
     train.add_parser(commands)
 
     _add_sampler(evaluate.add_parser(commands))
@@ -99,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from napari_ssldiff.cli import commands
 
     try:
-        run = augment.run if augmenting else getattr(commands, arguments.command)
+        names = {"render": "render_field"}  # a helper of theirs is called render
+        name = names.get(arguments.command, arguments.command)
+        run = augment.run if augmenting else getattr(commands, name)
         run(arguments)
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)

@@ -193,3 +193,17 @@ def bench(arguments: argparse.Namespace) -> None:
     from napari_ssldiff.cli.bench import run
 
     run(arguments)
+
+
+def edit(arguments: argparse.Namespace) -> None:
+    """A field, changed."""
+    from napari_ssldiff.cli.fields import run_edit
+
+    run_edit(arguments)
+
+
+def render_field(arguments: argparse.Namespace) -> None:
+    """A picture of a field."""
+    from napari_ssldiff.cli.fields import run_render
+
+    run_render(arguments, sampler_of(arguments))

@@ -15,7 +15,7 @@ from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.canvas import plan
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.evaluation.baselines import Baseline
-from napari_ssldiff.evaluation.bench_scene import Ground, blank_scene, request_for
+from napari_ssldiff.evaluation.bench_scene import Ground, canvas_of, request_for
 from napari_ssldiff.evaluation.instrument import Stopwatch, watched
 from napari_ssldiff.evaluation.layouts import TILE
 from napari_ssldiff.models.load import ModelBundle
@@ -102,7 +102,7 @@ class Runner:
 
     def per_window(self, preset: str, steps: int | None) -> float:
         """Evaluations of one window in a run of a preset, as the engine plans them."""
-        bundle, scene = self.bundle, blank_scene(self.bundle, self.bundle.spec.window)
+        bundle, scene = self.bundle, canvas_of(self.bundle, self.bundle.spec.window)
         request = request_for(bundle, scene, self.ground, self.sampler(preset, 0, steps))
         task = canvas_task(request, bundle, None, frame_of(scene, request.region, bundle, "model"))
         planned = plan(task, PRESETS[preset], bundle.spec)
@@ -111,7 +111,7 @@ class Runner:
     def engine(self, preset: str, size: int, seed: int, steps: int | None) -> Run:
         """A preset through :func:`synthesize`, as the widget and the command line run it."""
         bundle, image = self.bundle, np.zeros((size, size, 3), np.uint8)
-        scene, tiles, evaluations = blank_scene(self.bundle, size), [], 0
+        scene, tiles, evaluations = canvas_of(self.bundle, size), [], 0
         request = request_for(bundle, scene, self.ground, self.sampler(preset, seed, steps))
         student = PRESETS[preset].uses_student(bundle.spec)
         passes = 1 if request.sampler.guidance == 1 else 2
@@ -138,7 +138,7 @@ class Runner:
     def baseline(self, baseline: Baseline, size: int, seed: int, steps: int | None) -> Run:
         """A baseline on the task that the engine would have; all tiles are ready at its end."""
         bundle, model = self.bundle, self.bundle.denoiser
-        scene, done = blank_scene(self.bundle, size), [0]
+        scene, done = canvas_of(self.bundle, size), [0]
         sampler = self.sampler(baseline.follows, seed, steps)
         request = request_for(bundle, scene, self.ground, sampler)
         windows = len(baseline.layout(bundle.spec, size).starts) ** 2

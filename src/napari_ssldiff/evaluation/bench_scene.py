@@ -16,6 +16,7 @@ from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.samples import sample_path
 from napari_ssldiff.scenes import PixelSize, Scene, open_scene
+from napari_ssldiff.scenes.blank import blank_scene
 from napari_ssldiff.scenes.levels import ArrayLevel, Problems
 from napari_ssldiff.synthesis import Sampler, SynthesisRequest, make_request
 
@@ -115,11 +116,11 @@ def tile_field(field: EmbeddingField, size: int) -> EmbeddingField:
     )  # fmt: skip
 
 
-def blank_scene(bundle: ModelBundle, size: int) -> Scene:
-    """A scene of ``size`` pixels a side that takes no memory: at strength 1 nobody reads it."""
-    return _as_the_models(
-        np.broadcast_to(np.uint8(255), (size, size, 3)), bundle, f"canvas of {size} px"
-    )
+def canvas_of(bundle: ModelBundle, size: int) -> Scene:
+    """A blank scene of ``size`` pixels a side: at strength 1 nobody reads it."""
+    spec = bundle.encoder.spec
+    pixel_size = PixelSize(spec.resolution, spec.resolution, spec.unit)
+    return blank_scene((size, size), pixel_size, f"canvas of {size} px")
 
 
 def request_for(

@@ -1,0 +1,117 @@
+"""``edit`` and ``render``: from a region to a field, to another field, to a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_ssldiff.cli import main
+from napari_ssldiff.embeddings import EmbeddingField
+from napari_ssldiff.scenes import open_scene
+from napari_ssldiff.synthesis import SynthesisRequest
+
+
+@pytest.fixture(autouse=True)
+def _no_user_cache(own_cache: Path) -> None:
+    """Every test gets a cache folder of its own."""
+
+
+@pytest.fixture
+def field(
+    write_scene: Callable[..., Path], textured: Any, tiny_folder: Path, tmp_path: Path
+) -> Path:
+    """A field of 3 × 4 cells, by the tiny model's encoder."""
+    slide, out = write_scene(textured(96, 128)), tmp_path / "field.json"
+    words = ["embed", str(slide), "--region=0,0,128,96", f"--model={tiny_folder}", "--device=cpu"]
+    assert main([*words, "-o", str(out)]) == 0
+    return out
+
+
+def shifted(field: Path, by: int) -> Path:
+    data = EmbeddingField.load(field)
+    out = field.with_name(f"shifted-{by}.json")
+    replace(data, vectors=np.roll(data.vectors, by, axis=2)).save(out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("op", "options"),
+    [
+        ("mix", ["--with=OTHER", "--amount=0.5"]),
+        ("transfer", ["--with=OTHER"]),
+        ("paint", ["--with=OTHER"]),
+        ("move", ["--towards=OTHER", "--away=FIELD", "--angle=0.3"]),
+        ("replace", ["--like=FIELD", "--with=OTHER", "--threshold=-1"]),
+        ("smooth", ["--radius=1"]),
+        ("jitter", ["--concentration=50", "--seed=2"]),
+        ("harmonise", ["--radius=1"]),
+    ],
+)
+def test_only_the_cells_that_are_named_change(
+    op: str, options: list[str], field: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other, out = shifted(field, 3), tmp_path / "out.json"
+    words = [o.replace("OTHER", str(other)).replace("=FIELD", f"={field}") for o in options]
+    assert main(["edit", str(field), "--op", op, *words, "--cells=1,0,2,3", "-o", str(out)]) == 0
+    assert "6 of 12 cells changed" in capsys.readouterr().out
+    before, after = EmbeddingField.load(field), EmbeddingField.load(out)
+    same = (before.vectors == after.vectors).all(-1)
+    assert same[:, [0, 3]].all()
+    assert not same[:, 1:3].any()
+    assert (after.origin, after.encoder) == (before.origin, before.encoder)
+
+
+def test_a_field_is_drawn_by_the_model_that_it_names(
+    field: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, png = tmp_path / "out.ome.zarr", tmp_path / "out.png"
+    words = ["render", str(field), "--device=cpu", "--steps=2", "-o", str(out)]
+    # The tiny model is not installed: only a folder.
+    assert main(words) == 2
+    assert "no model here has the encoder tiny-encoder@" in capsys.readouterr().err
+    assert main([*words, f"--model={tiny_folder}", f"--png={png}", "--seed=3"]) == 0
+    with open_scene(out) as made:
+        assert made.shape == (96, 128)
+        assert made.pixel_size.x == pytest.approx(0.5)
+        pixels = made.read_rgb(made.box)
+    assert pixels.std() > 1
+    assert Image.open(png).size == (128, 96)
+    facts = json.loads((out / "zarr.json").read_text())["attributes"]["napari_ssldiff"]
+    assert facts["synthetic"] is True
+    request = SynthesisRequest.from_dict(facts["request"])
+    assert request.sampler.seed == 3
+    assert np.array_equal(request.field.vectors, EmbeddingField.load(field).vectors)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--op=mix"], "--op mix needs --with"),
+        (["--op=smooth", "--radius=1", "--cells=0,0,9,9"], "leave the field, which has 4 × 3"),
+        (["--op=smooth", "--radius=1", "--cells=0,0"], "four whole numbers X,Y,W,H in cells"),
+        (["--op=smooth", "--radius=-1"], "a radius is at least 0"),
+        (["--op=mix", "--with=nothing.json"], "no embedding field at nothing.json"),
+        (["--op=paint", "--with=FIELD", "--amount=3"], "the amount lies between 0 and 1"),
+    ],
+)
+def test_what_an_operation_lacks_is_named(
+    words: list[str], said: str, field: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [w.replace("FIELD", str(field)) for w in words]
+    assert main(["edit", str(field), *words, "-o", str(tmp_path / "out.json")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_field_alone_has_nothing_to_start_from(
+    field: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["render", str(field), "--strength=0.5", "-o", str(tmp_path / "out.ome.zarr")]
+    assert main(words) == 2
+    assert "leave the strength at 1" in capsys.readouterr().err

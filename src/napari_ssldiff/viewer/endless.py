@@ -131,7 +131,6 @@ class EndlessView:
             units=(size.unit, size.unit),
             metadata={ENDLESS_KEY: slide, NAMESPACE: {**slide.provenance, "scene": scene}},
         )
-        # The camera first: else the layer's first view is of wherever one was before.
         middle = [
             o + n * p / 2 for o, n, p in zip(origin, scene.shape, (size.y, size.x), strict=True)
         ]

@@ -2,8 +2,8 @@
 
     python benchmarks/engine_page.py --pictures DIR
 
-DIR/<model>/NAME-SIZE.png are what ``bench --pictures`` left. Tables come from
-benchmarks/results/bench-<model>.json, engine-limits.json and endless-window.json, where they exist.
+DIR/<model>/NAME-SIZE.png are what ``bench --pictures`` left. Tables come from the files
+bench-<model>*.json, engine-limits.json and endless-window.json of benchmarks/results.
 """
 
 from __future__ import annotations
@@ -224,23 +224,21 @@ def main() -> None:
     options = parser.parse_args()
     lines = [BEGIN, "", "## Real models", ""]
     for model in MODELS:
-        report = read(f"bench-{model}.json")
-        if report is None:
-            continue
-        machine = report["machine"]
-        lines += [
-            f"`{model}`, {machine['processor']}, {report['date']}:",
-            "",
-            "```",
-            report["command"],
-            "```",
-            "",
-            *bench_table(report),
-            "",
+        reports = [
+            json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"bench-{model}*.json"))
         ]
+        if not reports:
+            continue
+        machine = reports[0]["machine"]
+        lines += [f"`{model}`, {machine['processor']}, {reports[0]['date'][:10]}:", "", "```"]
+        lines += [report["command"] for report in reports]
+        lines += ["```", ""]
+        for report in reports:
+            lines += [*bench_table(report), ""]
         if options.pictures is not None:
-            names = list(dict.fromkeys(row["preset"] for row in report["rows"]))
-            size = max(row["size"] for row in report["rows"])
+            rows = [row for report in reports for row in report["rows"]]
+            size = max(row["size"] for row in rows if row["preset"] == "paper")
+            names = list(dict.fromkeys(row["preset"] for row in rows))
             picture = sheet(options.pictures / model, size, names)
             if picture is not None:
                 picture.save(IMAGES / f"bench-{model}.jpg", quality=88)

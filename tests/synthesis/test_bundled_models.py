@@ -101,6 +101,18 @@ def test_strength_0_is_the_autoencoder_round_trip_and_a_good_one(
     assert psnr(made, real) >= 22
 
 
+@pytest.mark.parametrize("model", [card.id for card in list_models()])
+def test_no_line_is_drawn_along_the_border_of_an_image(model: str, tissue: Scene) -> None:
+    networks = load_bundle(model, "cpu").denoiser.autoencoder
+    pixels = tissue.read_rgb(Box(0, 0, 256, 256))
+    image = torch.from_numpy(pixels).permute(2, 0, 1).float()[None] / 127.5 - 1
+    with torch.inference_mode():
+        made = networks.decode(networks.encode(image))
+    error = ((made - image)[0] * 127.5).numpy()
+    for line in (error[:, 0], error[:, -1], error[:, :, 0], error[:, :, -1]):
+        assert np.abs(line.mean(1)).max() < 12, line.mean(1)
+
+
 def test_four_quadrants_come_out_in_their_own_places(bundle: ModelBundle, tmp_path: Path) -> None:
     """The paper's published notebook gives the transposed layout; ours must not."""
     cell, side = bundle.spec.cell, 2

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+#: Latents that are put around an image before it is decoded.
+BORDER = 4
+
 
 class Autoencoder(nn.Module):
     """A diffusers autoencoder behind one contract.
@@ -68,9 +71,19 @@ class Autoencoder(nn.Module):
         return (z - self.shift[:, None, None]) / self.scale[:, None, None]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents → ``(n, 3, h, w)`` float in [-1, 1]."""
-        z = latents * self.scale[:, None, None] + self.shift[:, None, None]
-        return self.decode_raw(z).clamp(-1, 1)
+        """Scaled latents → ``(n, 3, h, w)`` float in [-1, 1].
+
+        The border is decoded with its mirror image around it: a network that pads with zeros draws
+        lines along it.
+        """
+        h, w = latents.shape[2:]
+        mode = "reflect" if min(h, w) > BORDER else "replicate"
+        z = F.pad(latents, (BORDER,) * 4, mode=mode)
+        z = z * self.scale[:, None, None] + self.shift[:, None, None]
+        images = self.decode_raw(z)
+        f = images.shape[2] // z.shape[2]
+        inner = images[:, :, BORDER * f : (BORDER + h) * f, BORDER * f : (BORDER + w) * f]
+        return inner.clamp(-1, 1)
 
     def preview(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents → ``(n, 3, h, w)`` in [-1, 1] at one pixel per latent."""

@@ -84,20 +84,21 @@ def curves(card: ModelCard, domain: str, path: Path) -> None:
     plt.close(figure)
 
 
-def mixed(model: str, data: Path, target: Path, count: int = 20, size: int = 192) -> list[str]:
-    """Crops of held-out images, half of them varied, in an order that only the key tells.
-
-    Returns
-    -------
-    ``"real"`` or ``"synthetic"`` per crop, row by row.
-    """
-    bundle = load_bundle(model, "cpu")
+def crops(model: str, data: Path, count: int = 20) -> tuple[list[Path], list[str]]:
+    """Images of a mixed sheet, and ``"real"`` or ``"synthetic"`` per crop, row by row."""
     folder, table = HELD_OUT[model]
     paths = evaluation_scenes([data / folder], data / table)
     rng = np.random.default_rng(20)
     # Crops of one sheet never share a place: no pair gives the answer away.
     chosen = [paths[i] for i in rng.choice(len(paths), count, replace=len(paths) < count)]
-    key = [str(k) for k in rng.permutation(["real", "synthetic"] * (count // 2))]
+    return chosen, [str(k) for k in rng.permutation(["real", "synthetic"] * (count // 2))]
+
+
+def mixed(model: str, data: Path, target: Path, size: int = 192) -> None:
+    """Crops of held-out images, half of them varied, in an order that only the key tells."""
+    bundle = load_bundle(model, "cpu")
+    chosen, key = crops(model, data)
+    count = len(key)
     columns, gap = 5, 6
     rows = -(-count // columns)
     out = Image.new("RGB", (columns * (size + gap) - gap, rows * (size + gap) - gap), "white")
@@ -113,7 +114,6 @@ def mixed(model: str, data: Path, target: Path, count: int = 20, size: int = 192
         picture = Image.fromarray(real if kind == "real" else made)
         out.paste(picture, (i % columns * (size + gap), i // columns * (size + gap)))
     out.save(target, quality=90)
-    return key
 
 
 def _shown(value: Any, unit: str = "") -> str:
@@ -124,6 +124,19 @@ def _shown(value: Any, unit: str = "") -> str:
     if value.get("interval"):
         text += f" ({value['interval'][0]:.3g} … {value['interval'][1]:.3g})"
     return text + (f", n = {value['n']}" if value.get("n") else "")
+
+
+def region_times(model: str) -> dict[str, dict[str, Any]]:
+    """What ``region_time.py`` measured, with all cores to itself; empty where it did not."""
+    found = read_result("region-time.json")
+    if found is None:
+        return {}
+    own = found["models"][model]
+    names = {"default": "bulk", "draft": "draft"}
+    return {
+        name: {**own[preset], "torch_threads": found["threads"], "n": len(own[preset]["all_s"])}
+        for name, preset in names.items()
+    }
 
 
 def targets(measured: dict[str, Any], encoders: dict[str, Any] | None) -> list[tuple[str, ...]]:
@@ -183,7 +196,8 @@ def targets(measured: dict[str, Any], encoders: dict[str, Any] | None) -> list[t
             _shown(memory), memory["value"] <= 0.02,
         )  # fmt: skip
     for preset, limit in (("default", 6.0), ("draft", 1.0)):
-        timing = measured.get("timing", {}).get(preset)
+        alone = region_times(measured["model"]).get(preset)
+        timing = alone or measured.get("timing", {}).get(preset)
         if timing:
             add(
                 f"one 256-px region, {preset} ({timing['torch_threads']} threads)",
@@ -277,6 +291,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--training", type=Path)
+    parser.add_argument("--text", action="store_true", help="leave the pictures as they are")
     parser.add_argument("--models", nargs="+", default=list(HELD_OUT))
     arguments = parser.parse_args()
     PAGES.mkdir(parents=True, exist_ok=True)
@@ -292,8 +307,10 @@ def main() -> None:
             print(f"evaluate-{model}.json is of other weights: left out")
             measured = None
         curves(card, model.removeprefix("demo-"), PAGES / f"{model}-curves.png")
-        sheet(model, arguments.data).save(PAGES / f"{model}-samples.jpg", quality=88)
-        key = mixed(model, arguments.data, PAGES / f"{model}-mixed.jpg")
+        if not arguments.text:
+            sheet(model, arguments.data).save(PAGES / f"{model}-samples.jpg", quality=88)
+            mixed(model, arguments.data, PAGES / f"{model}-mixed.jpg")
+        key = crops(model, arguments.data)[1]
         (PAGES / f"{model}.md").write_text(page(card, measured, encoders, key))
 
 

@@ -207,6 +207,19 @@ def targets(measured: dict[str, Any], encoders: dict[str, Any] | None) -> list[t
     return rows
 
 
+def told_apart(model: str) -> list[str]:
+    """How many of the mixed crops a newcomer told apart, if one was asked."""
+    found = read_result("mixed-crops.json")
+    if found is None or model not in found:
+        return []
+    own = found[model]
+    return [
+        f"Asked on {found['date']}, {found['viewer']}, told {own['right']} of {own['of']} apart. "
+        f"What gave the synthetic ones away: {own['gave_it_away']}.",
+        "",
+    ]
+
+
 def page(
     card: ModelCard,
     measured: dict[str, Any] | None,
@@ -272,6 +285,7 @@ def page(
         "",
         f"![twenty crops]({card.id}-mixed.jpg)",
         "",
+        *told_apart(card.id),
         "<details><summary>Which is which</summary>",
         "",
     ]

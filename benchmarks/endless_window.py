@@ -143,7 +143,7 @@ def main() -> None:
     pictures = {"map": np.asarray(viewer.screenshot(canvas_only=False, flash=False))}
 
     def complete() -> bool:
-        return slide.lazy.waiting == 0 and not widget.bench._slides[layer]._dirty
+        return slide.lazy.waiting == 0 and not widget.bench.slides.views[layer]._dirty
 
     # Level 0 in the middle of the slide: tiles come while the window is watched.
     here = (options.edge * 0.5 + 37, options.edge * 0.5 - 111)

@@ -18,11 +18,10 @@ from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.errors import Cancelled, InputError, ModelError
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.synthesis.endless import (
-    APPROXIMATE,
     TILES_PER_VIEW,
     LazyScene,
 )
-from napari_ssldiff.synthesis.palette import Palette, fit_palette
+from napari_ssldiff.synthesis.palette import APPROXIMATE, Palette, fit_palette
 from napari_ssldiff.synthesis.request import Sampler
 
 SHAPE = (1_000_000, 1_000_000)
@@ -217,7 +216,7 @@ def test_the_coarsest_level_turns_true_where_all_was_made(slide: Callable[..., L
     assert (coarsest[..., 3] == 255).all()
     far = slide()
     for key in [(i, j) for i in range(16) for j in range(16)]:
-        far._paint_coarsest(key, [], np.full(3, 77, np.float32))
+        far._coarsest.paint(key, [], np.full(3, 77, np.float32))
     assert far.levels[-1][0, 0].tolist() == [77, 77, 77, 255]
     assert far.levels[-1][0, 1, 3] == APPROXIMATE
 

@@ -405,6 +405,6 @@ def test_the_demo_configuration_describes_networks_that_fit_together() -> None:
     config = read_config(DEFAULT_CONFIG)
     pipeline = Pipeline(config, Path(), Path())
     assert pipeline.domains == ["histology", "naip"]
-    assert pipeline.factor == 8
+    assert pipeline.factor == 4
     assert config["diffusion"]["window"] % config["diffusion"]["cell"] == 0
     assert config["diffusion"]["cell"] == config["encoder"]["input"]

@@ -27,18 +27,15 @@ from napari_ssldiff.embeddings.endless import Places, places_from_dict
 from napari_ssldiff.errors import Cancelled, InputError, ModelError
 from napari_ssldiff.geometry import Box, centre_out
 from napari_ssldiff.models.load import ModelBundle
+from napari_ssldiff.synthesis.coarsest import Coarsest
 from napari_ssldiff.synthesis.endless_levels import LazyLevel, RenderedLevel
-from napari_ssldiff.synthesis.palette import Palette
+from napari_ssldiff.synthesis.palette import Palette, draw_map
 from napari_ssldiff.synthesis.prepare import resolve
 from napari_ssldiff.synthesis.request import Sampler
 from napari_ssldiff.synthesis.tokens import window_tokens
 
-#: Alpha of a pixel that only the field's map shows: it is approximate, and looks it.
-APPROXIMATE = 160
 #: Views that need more tiles than this show what exists and the map, and ask for nothing.
 TILES_PER_VIEW = 64
-#: The map is computed at no more than so many places per side of a view.
-_MAP_SIDE = 128
 #: Edge of the coarsest level, at most.
 _COARSEST = 256
 
@@ -128,8 +125,8 @@ class LazyScene:
         while max(self.shape) > _COARSEST * 2**count:
             count += 1
         self._levels = [LazyLevel(self, level) for level in range(count)]
-        self._coarsest = self._map(count, Box(0, 0, *self._shape_at(count)))
-        self._sums: dict[Key, _Sum] = {}
+        whole = Box(0, 0, *(-(-n // 2**count) for n in self.shape))
+        self._coarsest = Coarsest(draw_map(places, palette, count, whole), count, TILE, self.shape)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyScene:
         """Itself: it is a function of place with a memory, and a copy would be no other."""
@@ -138,7 +135,7 @@ class LazyScene:
     @property
     def levels(self) -> list[Any]:
         """Finest first: arrays of ``(h, w, 4)`` uint8; the coarsest is plain numpy."""
-        return [*self._levels, self._coarsest]
+        return [*self._levels, self._coarsest.pixels]
 
     @property
     def rendered(self) -> RenderedLevel:
@@ -196,7 +193,7 @@ class LazyScene:
         if level == 0:
             out = np.zeros((*box.shape, 4), np.uint8)
         else:
-            out = self._map(level, box)
+            out = draw_map(self.places, self.palette, level, box)
         if not box.area:
             return out
         full = self._full(level, box)
@@ -217,9 +214,6 @@ class LazyScene:
             self._ask(keys if few else [], full.centre)
         return out
 
-    def _shape_at(self, level: int) -> tuple[int, int]:
-        return -(-self.shape[0] // 2**level), -(-self.shape[1] // 2**level)
-
     def _full(self, level: int, box: Box) -> Box:
         f = 2**level
         return Box(box.y * f, box.x * f, box.h * f, box.w * f).intersect(Box(0, 0, *self.shape))
@@ -235,27 +229,6 @@ class LazyScene:
         place = Box(key[0] * size, key[1] * size, size, size)
         both = place.intersect(box)
         out[both.shift(-box.y, -box.x).slices] = made[both.shift(-place.y, -place.x).slices]
-
-    def _map(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """The field's colours, at a lattice of places that a panned view shares, interpolated."""
-        step = 2**level
-        while max(box.shape) * 2**level > _MAP_SIDE * step:
-            step *= 2
-        first = [n * 2**level // step for n in (box.y, box.x)]
-        last = [-(-n * 2**level // step) for n in (box.y1, box.x1)]
-        rows, columns = (np.arange(a - 1, b + 2) for a, b in zip(first, last, strict=True))
-        colours = self.palette(
-            self.places.sample(((rows + 0.5) * step)[:, None], ((columns + 0.5) * step)[None, :])
-        )
-        grid = torch.from_numpy(colours).permute(2, 0, 1)[None]
-        ratio = step >> level
-        if ratio > 1:
-            size = [n * ratio for n in grid.shape[2:]]
-            grid = F.interpolate(grid, size, mode="bilinear", align_corners=False)
-        y, x = box.y - int(rows[0]) * ratio, box.x - int(columns[0]) * ratio
-        rgb = grid[0, :, y : y + box.h, x : x + box.w].permute(1, 2, 0).round().to(torch.uint8)
-        alpha = np.full((*box.shape, 1), APPROXIMATE, np.uint8)
-        return np.concatenate([rgb.numpy(), alpha], 2)
 
     def _ask(self, keys: list[Key], centre: tuple[float, float]) -> None:
         boxes = {_tile_box(key): key for key in keys}
@@ -353,7 +326,7 @@ class LazyScene:
             for level, pixels in enumerate(levels):
                 self._tiles.put((level, key), pixels)
             self._tiles.trim()
-            self._paint_coarsest(key, levels, part.reshape(3).numpy())
+            self._coarsest.paint(key, levels, part.reshape(3).numpy())
         return levels[0]
 
     def prepare(
@@ -388,50 +361,9 @@ class LazyScene:
     def _check(self) -> None:
         self._stop()
 
-    def _paint_coarsest(
-        self, key: Key, levels: list[NDArray[np.uint8]], mean: NDArray[np.float32]
-    ) -> None:
-        """The true colours of the coarsest level, where all tiles of a pixel were made."""
-        level = len(self._levels)
-        per = 2**level // TILE
-        if per < 1:
-            size = TILE >> level
-            part = self._coarsest[key[0] * size :, key[1] * size :][:size, :size]
-            part[...] = levels[level][: part.shape[0], : part.shape[1]]
-            return
-        y, x = key[0] // per, key[1] // per
-        if self._coarsest[y, x, 3] == 255:
-            return
-        rows, columns = (
-            min(per, -(-n // TILE) - at * per) for n, at in zip(self.shape, (y, x), strict=True)
-        )
-        kept = self._sums.setdefault((y, x), _Sum(rows * columns))
-        kept.add((key[0] - y * per) * per + key[1] - x * per, mean)
-        if kept.missing == 0:
-            self._coarsest[y, x, :3], self._coarsest[y, x, 3] = np.round(kept.mean), 255
-            del self._sums[y, x]
-
 
 class _OutOfViewError(Cancelled):
     """The tile in the making is asked for no more."""
-
-
-class _Sum:
-    """The mean colour of tiles that come in any order, some of them again."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.missing = count, count
-        self._seen, self._sum = 0, np.zeros(3)
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        return self._sum / self.count
-
-    def add(self, place: int, colour: NDArray[np.float32]) -> None:
-        if not self._seen >> place & 1:
-            self._seen |= 1 << place
-            self._sum += colour
-            self.missing -= 1
 
 
 def _go_on() -> None:

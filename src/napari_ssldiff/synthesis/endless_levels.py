@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,20 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.scenes.levels import Level, Problems
 
-if TYPE_CHECKING:
-    from napari_ssldiff.synthesis.endless import LazyScene
+
+class Endless(Protocol):
+    """What levels read: a :class:`~napari_ssldiff.synthesis.endless.LazyScene`."""
+
+    shape: tuple[int, int]
+
+    def read(self, level: int, box: Box) -> NDArray[np.uint8]: ...
+    def render(self, box: Box) -> NDArray[np.uint8]: ...
 
 
 class _EndlessLevel(Level):
     """A level without a file: no tile of it is bad, so nothing is read twice."""
 
-    def __init__(self, scene: LazyScene, level: int, bands: int) -> None:
+    def __init__(self, scene: Endless, level: int, bands: int) -> None:
         self.scene, self.level = scene, level
         h, w = (-(-n // 2**level) for n in scene.shape)
         name = f"endless slide (level {level})"
@@ -47,11 +53,11 @@ class _EndlessLevel(Level):
 class LazyLevel(_EndlessLevel):
     """One level as napari takes it: ``(h, w, 4)`` uint8, which shows what was made so far."""
 
-    def __init__(self, scene: LazyScene, level: int) -> None:
+    def __init__(self, scene: Endless, level: int) -> None:
         super().__init__(scene, level, 4)
 
     def fetch(self, box: Box) -> NDArray[np.uint8]:
-        """What :meth:`LazyScene.read` gives."""
+        """What the scene's ``read`` gives."""
         return self.scene.read(self.level, box)
 
 
@@ -61,9 +67,9 @@ class RenderedLevel(_EndlessLevel):
     Reading takes as long as the network takes, so it belongs to the thread that owns the model.
     """
 
-    def __init__(self, scene: LazyScene) -> None:
+    def __init__(self, scene: Endless) -> None:
         super().__init__(scene, 0, 3)
 
     def fetch(self, box: Box) -> NDArray[np.uint8]:
-        """What :meth:`LazyScene.render` gives."""
+        """What the scene's ``render`` gives."""
         return self.scene.render(box)

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from napari_ssldiff.embeddings.endless import Places
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.errors import InputError
+from napari_ssldiff.geometry import Box
+
+#: Alpha of a pixel that only the field's map shows: it is approximate, and looks it.
+APPROXIMATE = 160
+#: The map is computed at no more than so many places per side of a view.
+_MAP_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -62,3 +71,28 @@ def fit_palette(
     gram = (x - mean).T @ (x - mean) + ridge * len(x) * np.eye(x.shape[1])
     weights = np.linalg.solve(gram, (x - mean).T @ (y - middle))
     return Palette(weights.astype(np.float32), (middle - mean @ weights).astype(np.float32))
+
+
+def draw_map(places: Places, palette: Palette, level: int, box: Box) -> NDArray[np.uint8]:
+    """``(h, w, 4)`` uint8: the colours of a field at a box of a level that halves ``level`` times.
+
+    They are taken at a lattice of places that a panned view shares, and interpolated.
+    """
+    step = 2**level
+    while max(box.shape) * 2**level > _MAP_SIDE * step:
+        step *= 2
+    first = [n * 2**level // step for n in (box.y, box.x)]
+    last = [-(-n * 2**level // step) for n in (box.y1, box.x1)]
+    rows, columns = (np.arange(a - 1, b + 2) for a, b in zip(first, last, strict=True))
+    colours = palette(
+        places.sample(((rows + 0.5) * step)[:, None], ((columns + 0.5) * step)[None, :])
+    )
+    grid = torch.from_numpy(colours).permute(2, 0, 1)[None]
+    ratio = step >> level
+    if ratio > 1:
+        size = [n * ratio for n in grid.shape[2:]]
+        grid = F.interpolate(grid, size, mode="bilinear", align_corners=False)
+    y, x = box.y - int(rows[0]) * ratio, box.x - int(columns[0]) * ratio
+    rgb = grid[0, :, y : y + box.h, x : x + box.w].permute(1, 2, 0).round().to(torch.uint8)
+    alpha = np.full((*box.shape, 1), APPROXIMATE, np.uint8)
+    return np.concatenate([rgb.numpy(), alpha], 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal
 
@@ -24,6 +24,8 @@ from napari_ssldiff.viewer.overlay import OverlayController
 from napari_ssldiff.viewer.reader import layer_data
 from napari_ssldiff.viewer.region_book import RegionBook
 from napari_ssldiff.viewer.session import Eta, Session, Severity, Status, WorkProgress
+from napari_ssldiff.viewer.slides import Slides
+from napari_ssldiff.viewer.told import told
 from napari_ssldiff.viewer.worker import Job, Worker
 
 if TYPE_CHECKING:
@@ -35,24 +37,6 @@ if TYPE_CHECKING:
 #: Regions larger than this are asked about: they take minutes to hours and gigabytes.
 LARGE = 64_000_000
 Extent = Literal["region", "scene"]
-P = ParamSpec("P")
-
-
-def _told(
-    action: Callable[Concatenate[Workbench, P], None],
-) -> Callable[Concatenate[Workbench, P], bool]:
-    """An action of the user's: errors that the user can mend go to the status line."""
-
-    @functools.wraps(action)
-    def run(self: Workbench, /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        try:
-            action(self, *args, **kwargs)
-        except SSLDiffError as error:
-            self.say(str(error), "error")
-            return False
-        return True
-
-    return run
 
 
 class Workbench:
@@ -92,12 +76,12 @@ class Workbench:
         self.cards: Sequence[Card] = ()
         self._overlays: dict[Any, OverlayController] = {}
         self._jobs: dict[int, tuple[Job, OverlayController | None]] = {}
-        self._slides: dict[Any, EndlessView] = {}
+        self.slides = Slides(viewer, self.session, self.worker)
         self._eta = Eta()
         self._load_cards()
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
-        self._serve_slides()
+        self.slides.serve()
         self.choose_source(next(iter(self.sources()), None))
 
     # What there is to choose from
@@ -110,14 +94,14 @@ class Workbench:
         """Shapes layers other than the scene's own."""
         from napari.layers import Shapes
 
-        layers = self.viewer.layers
-        return [x for x in layers if isinstance(x, Shapes) and x is not self.regions.layer]
+        own = self.regions.layer
+        return [x for x in self.viewer.layers if isinstance(x, Shapes) and x is not own]
 
     def card(self, model_id: str) -> Card | None:
         """The card of a model."""
         return next((card for card in self.cards if card.id == model_id), None)
 
-    @_told
+    @told
     def choose_source(self, layer: Image | None) -> None:
         """Turn to the scene of an image layer; its nearest model is chosen with it."""
         self.source, self.scene = layer, None
@@ -131,7 +115,7 @@ class Workbench:
 
     # What the user does
 
-    @_told
+    @told
     def draw(self, kind: Literal["rectangle", "polygon"]) -> None:
         """Give the user the drawing tool on the scene's own Shapes layer."""
         self.regions.draw(kind)
@@ -141,13 +125,13 @@ class Workbench:
         }
         self.say(how[kind])
 
-    @_told
+    @told
     def adopt(self, shapes: Any) -> None:
         """Take over the shapes of another layer."""
         count = self.regions.adopt(shapes)
         self.say(f"{count} region{'s' * (count > 1)} taken over from {shapes.name}.")
 
-    @_told
+    @told
     def extend(self, margin: int) -> None:
         """Add the scene with room around it, ``margin`` level-0 pixels, and turn to it.
 
@@ -162,7 +146,7 @@ class Workbench:
         self.choose_source(layer)
         self.say("Draw a region past the old edge; with a context it continues what is there.")
 
-    @_told
+    @told
     def generate(self) -> None:
         """Queue a variation of every chosen region."""
         scene, source = self._chosen_scene()
@@ -189,7 +173,7 @@ class Workbench:
                 overlay,
             )
 
-    @_told
+    @told
     def open_endless(self, arrangement: Arrangement = "mirror", edge: int = 2**20) -> None:
         """Queue an endless slide of what the first chosen region holds.
 
@@ -218,12 +202,9 @@ class Workbench:
 
     def pause(self, paused: bool) -> None:
         """Make no tiles of endless slides for now, or go on."""
-        self.session.slides_paused = paused
-        for view in self._slides.values():
-            view.slide.paused = paused
-        self.worker.wake()
+        self.slides.pause(paused)
 
-    @_told
+    @told
     def export(
         self, path: str | Path, version: Literal["0.5", "0.4"] = "0.5", extent: Extent = "region"
     ) -> None:
@@ -277,8 +258,12 @@ class Workbench:
         if isinstance(message, m.DevicesFound):
             self.session.devices = message.devices
             return
-        if isinstance(message, (m.TileMade, m.ChoreFailed)):
-            self._of_slide(message)
+        if isinstance(message, m.TileMade):
+            self.slides.made(message)
+            return
+        if isinstance(message, m.ChoreFailed):
+            self.say(text := self.slides.failed(message), "error")
+            notify(text)
             return
         if message.job not in self._jobs:
             return
@@ -306,9 +291,7 @@ class Workbench:
         for overlay in self._overlays.values():
             overlay.look()
             overlay.flush()
-        for view in self._slides.values():
-            view.flush()
-        self.session.missing = sum(view.slide.lazy.waiting for view in self._slides.values())
+        self.slides.flush()
 
     def close(self) -> bool:
         """End the worker and stop listening; whether its thread has ended. Safe to call twice."""
@@ -382,33 +365,8 @@ class Workbench:
             self.session.busy = self.session.cancelling = self.session.held = False
             self.session.progress = WorkProgress()
 
-    def _serve_slides(self) -> None:
-        """Have the worker make the tiles of the slides that are in the viewer, and no others."""
-        shown = {layer: slide for layer in self.viewer.layers if (slide := slide_of(layer))}
-        self._slides = {
-            layer: self._slides.get(layer) or EndlessView(layer, slide)
-            for layer, slide in shown.items()
-        }
-        for slide in shown.values():
-            slide.paused = self.session.slides_paused
-            slide.lazy.on_wanted = self.worker.wake
-        self.worker.serve(dict.fromkeys(shown.values()))
-        self.session.slides = len(self._slides)
-
-    def _of_slide(self, message: m.TileMade | m.ChoreFailed) -> None:
-        for view in self._slides.values():
-            if view.slide.id != message.chore:
-                continue
-            if isinstance(message, m.TileMade):
-                view.made(message.box)
-            else:
-                view.slide.lazy.forget()
-                text = f"{view.layer.name}: {message.text}"
-                self.say(text, "error")
-                notify(text)
-
     def _on_inserted(self) -> None:
-        self._serve_slides()
+        self.slides.serve()
         self.scenes_changed.emit()
         if self.source is None:
             self.choose_source(next(iter(self.sources()), None))
@@ -416,7 +374,7 @@ class Workbench:
     def _on_removed(self, event: Any) -> None:
         layer = event.value
         self.regions.layer_removed(layer)
-        self._serve_slides()
+        self.slides.serve()
         for source, overlay in list(self._overlays.items()):
             if overlay.is_preview(layer):
                 overlay.preview_removed()

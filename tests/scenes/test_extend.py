@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +82,10 @@ def test_it_needs_a_margin_and_an_image_as_wide(
         wide = extend(scene, 600)
         wide.close()  # closes nothing: the source goes on
         assert scene.read(Box(0, 0, 5, 5)).shape == (5, 5, 3)
+
+
+def test_a_level_may_be_copied_as_napari_copies_a_layers_data(
+    pixels: np.ndarray, write_scene: Callable[..., Path]
+) -> None:
+    with open_scene(write_scene(pixels)) as scene:
+        assert copy.deepcopy(list(scene.levels))[0] is scene.levels[0]

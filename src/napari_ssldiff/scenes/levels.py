@@ -178,6 +178,10 @@ class Level(ABC):
         pixels = self.read(Box(0, 0, self.shape[0], self.shape[1]))
         return pixels if dtype is None else pixels.astype(dtype)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Level:
+        """Itself: it only reads, and napari copies the data of a layer that is duplicated."""
+        return self
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} {self.shape} {self.dtype}>"
 

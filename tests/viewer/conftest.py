@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from napari_ssldiff.synthesis.events import (
     TileDone,
 )
 from napari_ssldiff.synthesis.request import Sampler, Source, SynthesisRequest
+from napari_ssldiff.viewer.backend import Card, EngineBackend
 from napari_ssldiff.viewer.messages import JobCancelled, JobDone, JobFailed, Message
 
 
@@ -238,3 +239,25 @@ def add_slide(slide_pixels: np.ndarray) -> Callable[..., Any]:
         return viewer.add_image(slide_pixels, **{**place, **changes})
 
     return add
+
+
+class TinyBackend(EngineBackend):
+    """The real engine with one tiny model."""
+
+    def __init__(self, bundle: Any) -> None:
+        self.bundle = bundle
+
+    def models(self) -> Sequence[Card]:
+        return [self.bundle.card]
+
+    def choose(self, scene: Any) -> Card:
+        card: Card = self.bundle.card
+        return card
+
+    def load(self, model_id: str, device: str) -> Any:
+        return self.bundle
+
+
+@pytest.fixture
+def tiny(bundle: Any) -> TinyBackend:
+    return TinyBackend(bundle)

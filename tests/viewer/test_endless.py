@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from napari.components import ViewerModel
 
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.viewer.backend import Card, EngineBackend
+from napari_ssldiff.viewer.backend import EngineBackend
 from napari_ssldiff.viewer.endless import EndlessSlide, slide_of
 from napari_ssldiff.viewer.messages import ChoreFailed, JobDone, SlideOpened, TileMade
 from napari_ssldiff.viewer.session import Parameters
@@ -26,35 +26,13 @@ BOX = Box(100, 200, 200, 150)
 EDGE = 2**20
 
 
-class TinyBackend(EngineBackend):
-    """The real engine with one tiny model."""
-
-    def __init__(self, bundle: Any) -> None:
-        self.bundle = bundle
-
-    def models(self) -> Sequence[Card]:
-        return [self.bundle.card]
-
-    def choose(self, scene: Any) -> Card:
-        card: Card = self.bundle.card
-        return card
-
-    def load(self, model_id: str, device: str) -> Any:
-        return self.bundle
-
-
 @pytest.fixture(autouse=True)
 def _no_user_cache(own_cache: Path) -> None:
     """Every test gets a cache folder of its own."""
 
 
 @pytest.fixture
-def tiny(bundle: Any) -> TinyBackend:
-    return TinyBackend(bundle)
-
-
-@pytest.fixture
-def bench(add_slide: Callable[..., Any], tiny: TinyBackend, post: Any) -> Iterator[Workbench]:
+def bench(add_slide: Callable[..., Any], tiny: EngineBackend, post: Any) -> Iterator[Workbench]:
     viewer = ViewerModel()
     add_slide(viewer)
     bench = Workbench(viewer, post.deliver, tiny)
@@ -189,7 +167,7 @@ def test_a_slide_that_breaks_is_left_alone_and_the_worker_goes_on(
 
 
 def test_a_removed_layer_is_not_served_and_another_bench_serves_those_that_stay(
-    bench: Workbench, slide: EndlessSlide, post: Any, tiny: TinyBackend
+    bench: Workbench, slide: EndlessSlide, post: Any, tiny: EngineBackend
 ) -> None:
     layer = bench.viewer.layers["slide · endless"]
     assert bench.close()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.viewer.backend import EngineBackend
 from napari_ssldiff.viewer.endless import slide_of
 
 pytestmark = pytest.mark.gui
@@ -21,24 +20,8 @@ def _no_user_cache(own_cache: Path) -> None:
     """Every test gets a cache folder of its own."""
 
 
-class TinyBackend(EngineBackend):
-    """The real engine with one tiny model."""
-
-    def __init__(self, bundle: Any) -> None:
-        self.bundle = bundle
-
-    def models(self) -> Any:
-        return [self.bundle.card]
-
-    def choose(self, scene: Any) -> Any:
-        return self.bundle.card
-
-    def load(self, model_id: str, device: str) -> Any:
-        return self.bundle
-
-
 def test_it_opens_by_a_click_fills_where_one_looks_and_is_the_same_when_one_comes_back(
-    make_napari_viewer: Callable[..., Any], qtbot: Any, bundle: Any, add_slide: Callable[..., Any]
+    make_napari_viewer: Callable[..., Any], qtbot: Any, tiny: Any, add_slide: Callable[..., Any]
 ) -> None:
     from qtpy.QtCore import Qt
     from qtpy.QtWidgets import QPushButton
@@ -48,7 +31,7 @@ def test_it_opens_by_a_click_fills_where_one_looks_and_is_the_same_when_one_come
     viewer = make_napari_viewer(show=True)
     viewer.window._qt_window.resize(1100, 500)
     add_slide(viewer)
-    widget = SSLDiffusionWidget(viewer, TinyBackend(bundle))
+    widget = SSLDiffusionWidget(viewer, tiny)
     viewer.window.add_dock_widget(widget, name="SSL Diffusion")
     widget.bench.regions.add(Region.from_box(Box(100, 200, 200, 150)), "rectangle")
     widget.parameters.steps.value = 1

@@ -33,7 +33,7 @@ class _EndlessLevel(Level):
 
     @property
     def size(self) -> int:
-        """Number of samples; more than 64 bits of numpy hold for the largest slides."""
+        """Number of samples, as a Python integer: the largest slides overflow none."""
         h, w, bands = self.shape
         return h * w * bands
 

@@ -21,7 +21,7 @@ from napari_ssldiff.export.overlay_store import OverlayStore
 from napari_ssldiff.export.provenance import provenance_of
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.scene import Scene
-from napari_ssldiff.viewer.backend import Focus
+from napari_ssldiff.viewer.backend import Cancel, Focus
 from napari_ssldiff.viewer.endless import EndlessSlide, make_slide, provenance_of_slide
 from napari_ssldiff.viewer.messages import (
     JobPainted,
@@ -80,11 +80,7 @@ class GenerateJob:
         from napari_ssldiff.synthesis.events import Finished, Preview, Progress, TileDone
 
         report = Reporter(self.id, post)
-        report("Loading the model")
-        bundle = engine.bundle(self.model_id, self.device)
-        token = engine.backend.new_cancel()
-        control.attach(token)
-        control.raise_if_cancelled()
+        bundle, token = _load(self, engine, control, report)
         seconds, tiles = 0.0, 0
         try:
             report("Reading the region")
@@ -153,11 +149,7 @@ class OpenSlideJob:
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
         """Load, embed, hand over."""
         report = Reporter(self.id, post)
-        report("Loading the model")
-        bundle = engine.bundle(self.model_id, self.device)
-        token = engine.backend.new_cancel()
-        control.attach(token)
-        control.raise_if_cancelled()
+        bundle, token = _load(self, engine, control, report)
         report("Reading the region")
         lazy = engine.backend.explore(
             self.scene, self.region, bundle, self.parameters,
@@ -226,6 +218,18 @@ class ExportJob:
             cancel=lambda: control.cancelled,
         )
         return f"Exported {box.w} × {box.h} px to {written}"
+
+
+def _load(
+    job: GenerateJob | OpenSlideJob, engine: Engine, control: JobControl, report: Reporter
+) -> tuple[Any, Cancel]:
+    """A job's model, and the token that stops what the engine does with it."""
+    report("Loading the model")
+    bundle = engine.bundle(job.model_id, job.device)
+    token = engine.backend.new_cancel()
+    control.attach(token)
+    control.raise_if_cancelled()
+    return bundle, token
 
 
 class Reporter:

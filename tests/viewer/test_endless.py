@@ -135,6 +135,24 @@ def test_regions_of_it_are_exported_whole_and_marked_as_synthetic(
     assert np.array_equal(again.rendered[box.slices], pixels)
 
 
+def test_a_variation_on_it_keeps_the_definition_of_what_lies_under_it(
+    bench: Workbench, slide: EndlessSlide, post: Any, tmp_path: Path
+) -> None:
+    assert bench.choose_source(bench.viewer.layers["slide · endless"])
+    bench.regions.add(Region.from_box(Box(300_000, 400_000, 60, 70)), "rectangle")
+    assert bench.generate(), bench.session.status.text
+    assert isinstance(post.end(bench.handle), JobDone), bench.session.status.text
+    assert bench.export(tmp_path / "out.ome.zarr"), bench.session.status.text
+    assert isinstance(post.end(bench.handle), JobDone), bench.session.status.text
+    ours = zarr.open_group(tmp_path / "out.ome.zarr", mode="r").attrs["napari_ssldiff"]
+    assert ours["synthetic"] is True
+    assert ours["request"]["source"]["path"] == slide.scene.path
+    assert ours["source_provenance"]["endless_digest"] == slide.lazy.digest
+    # There is no edge to go past, and no way to its pixels without their mark.
+    assert not bench.extend(256)
+    assert "is endless" in bench.session.status.text
+
+
 def test_saving_all_of_it_is_refused(slide: EndlessSlide, bench: Workbench, tmp_path: Path) -> None:
     data, meta, _ = bench.viewer.layers["slide · endless"].as_layer_data_tuple()
     with pytest.raises(ValueError, match="endless slide: draw a region"):

@@ -140,6 +140,8 @@ class Workbench:
         from napari.layers import Image
 
         scene, source = self._chosen_scene()
+        if slide_of(source) is not None:
+            raise InputError(f"{scene.name} is endless: open a larger one to go past its edge")
         levels, attributes, _ = layer_data(extend(scene, margin))
         layer = Image(levels, **attributes)
         self.viewer.layers.insert(self.viewer.layers.index(source) + 1, layer)
@@ -222,7 +224,7 @@ class Workbench:
             self._guard_size(Region.from_box(box), "exported")
         provenance = slide.provenance if slide is not None else None
         if overlay is not None and painted:
-            provenance = overlay.provenance
+            provenance = {**overlay.provenance, "source_provenance": provenance}
         job = ExportJob(
             scene=scene,
             box=box,
@@ -259,12 +261,10 @@ class Workbench:
             self.session.devices = message.devices
             return
         if isinstance(message, m.TileMade):
-            self.slides.made(message)
-            return
+            return self.slides.made(message)
         if isinstance(message, m.ChoreFailed):
             self.say(text := self.slides.failed(message), "error")
-            notify(text)
-            return
+            return notify(text)
         if message.job not in self._jobs:
             return
         job, overlay = self._jobs[message.job]

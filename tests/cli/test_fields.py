@@ -82,7 +82,9 @@ def test_a_field_is_drawn_by_the_model_that_it_names(
         assert made.pixel_size.x == pytest.approx(0.5)
         pixels = made.read_rgb(made.box)
     assert pixels.std() > 1
-    assert Image.open(png).size == (128, 96)
+    with Image.open(png) as picture:
+        assert picture.size == (128, 96)
+        assert "made by a diffusion model" in picture.info["Comment"]
     facts = json.loads((out / "zarr.json").read_text())["attributes"]["napari_ssldiff"]
     assert facts["synthetic"] is True
     request = SynthesisRequest.from_dict(facts["request"])

@@ -380,6 +380,7 @@ def test_bench_writes_machine_and_rows(
     assert said.out.split() == [str(out)]
     with Image.open(tmp_path / "p" / "bulk-256.png") as picture:
         assert picture.size == (256, 256)
+        assert "made by a diffusion model" in picture.info["Comment"]
     report = json.loads(out.read_text())
     assert set(report) >= {"machine", "rows"}
     assert set(report["rows"][0]) >= ASKED_FOR

@@ -6,10 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_ssldiff.cli.deliver import Meter, say
 from napari_ssldiff.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: Bundled, and of the bundled slide's domain.
 DEFAULT_MODEL = "demo-histology"
@@ -74,14 +78,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     from napari_ssldiff.evaluation.bench import BenchPlan, bench
     from napari_ssldiff.evaluation.machine import provenance
-    from napari_ssldiff.export import check_output
+    from napari_ssldiff.export import check_output, synthetic_png
 
     if arguments.json:
         check_output(arguments.json, overwrite=True, suffix=arguments.json.suffix.lower())
     given = {} if arguments.presets is None else {"presets": tuple(arguments.presets)}
     plan = BenchPlan(
         sizes=tuple(arguments.sizes), against=tuple(arguments.against), steps=arguments.steps,
-        seeds=arguments.seeds, scene=arguments.scene, pictures=arguments.pictures, **given,
+        seeds=arguments.seeds, scene=arguments.scene, **given,
     )  # fmt: skip
     if arguments.threads is not None:
         if arguments.threads < 1:
@@ -90,7 +94,13 @@ def run(arguments: argparse.Namespace) -> None:
     bundle = _bundle(arguments)
     if arguments.compile:
         bundle.denoiser.compile()
-    setup, rows = bench(bundle, plan, progress=Meter())
+
+    def show(name: str, size: int, image: NDArray[np.uint8]) -> None:
+        if arguments.pictures is not None:
+            arguments.pictures.mkdir(parents=True, exist_ok=True)
+            synthetic_png(arguments.pictures / f"{name}-{size}.png", image, overwrite=True)
+
+    setup, rows = bench(bundle, plan, progress=Meter(), show=show)
     for note in setup["notes"]:
         say(f"note: {note}")
     command = ["napari-ssldiff", *getattr(arguments, "words", sys.argv[1:])]

@@ -152,10 +152,8 @@ def _card(field: EmbeddingField) -> ModelCard:
 
 def run_render(arguments: argparse.Namespace, sampler: Any) -> None:
     """Draw a field."""
-    from PIL import Image
-
     from napari_ssldiff.embeddings import EmbeddingField
-    from napari_ssldiff.export import check_output
+    from napari_ssldiff.export import check_output, synthetic_png
     from napari_ssldiff.geometry import Region
     from napari_ssldiff.models import get_card, load_bundle
     from napari_ssldiff.scenes import PixelSize
@@ -184,7 +182,7 @@ def run_render(arguments: argparse.Namespace, sampler: Any) -> None:
         try:
             write_result(arguments.output, request, scene, store, arguments.format)
             if arguments.png:
-                Image.fromarray(store.read(store.box)[..., :3]).save(arguments.png)
+                synthetic_png(arguments.png, store.read(store.box)[..., :3])
         finally:
             store.close()
     say(f"{end.evaluations} network evaluations in {end.seconds:.1f} s")

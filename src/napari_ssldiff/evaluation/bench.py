@@ -5,7 +5,7 @@ What every field means is in ``docs/bench.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.errors import InputError
@@ -48,6 +47,10 @@ FIELDS = (
 WARM_STEPS = 2
 
 
+#: Takes a row's name, its size and a picture.
+Show = Callable[[str, int, NDArray[np.uint8]], None]
+
+
 @dataclass(frozen=True)
 class BenchPlan:
     """What to run.
@@ -66,8 +69,6 @@ class BenchPlan:
         Runs per row, from seed 0 up.
     scene
         Where the field comes from; ``None``: the bundled synthetic slide.
-    pictures
-        Folder for the picture of every row's first seed, ``NAME-SIZE.png``; ``None``: none.
 
     Raises
     ------
@@ -81,7 +82,6 @@ class BenchPlan:
     steps: int | None = None
     seeds: int = 1
     scene: Path | None = None
-    pictures: Path | None = None
 
     def __post_init__(self) -> None:
         for given, known, what in (
@@ -106,9 +106,9 @@ class _Bench:
     """What all rows share."""
 
     def __init__(
-        self, bundle: ModelBundle, plan: BenchPlan, ground: Ground, progress: Report
+        self, bundle: ModelBundle, plan: BenchPlan, ground: Ground, progress: Report, show: Show
     ) -> None:
-        self.bundle, self.plan, self.ground = bundle, plan, ground
+        self.bundle, self.plan, self.ground, self.show = bundle, plan, ground, show
         self.runner = Runner(bundle, ground, progress)
 
     def row(self, name: str, size: int) -> dict[str, Any]:
@@ -137,9 +137,7 @@ class _Bench:
         memory = PeakMemory(device)
         runs = [run(size, seed, steps) for seed in range(self.plan.seeds)]
         used = memory.read()
-        if self.plan.pictures is not None:
-            self.plan.pictures.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(runs[0].image).save(self.plan.pictures / f"{name}-{size}.png")
+        self.show(name, size, runs[0].image)
         if name == "bulk":
             self.runner.batch = runs[0].batch
         layout = baseline.layout(spec, size) if baseline else layout_of(PRESETS[name], spec, size)
@@ -214,6 +212,7 @@ def bench(
     plan: BenchPlan,
     *,
     progress: Report = lambda stage, done, total: None,
+    show: Show = lambda name, size, image: None,
 ) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     """Measure presets and baselines on one model, in this process.
 
@@ -221,6 +220,8 @@ def bench(
     ----------
     progress
         Told ``(stage, done, total)``.
+    show
+        Given every row's name and size and the ``(size, size, 3)`` uint8 picture of its first seed.
 
     Returns
     -------
@@ -241,7 +242,7 @@ def bench(
                 f"px from its window, {spec.window} px, up"
             )
     ground = read_ground(bundle, plan.scene, max(plan.sizes))
-    work = _Bench(bundle, plan, ground, progress)
+    work = _Bench(bundle, plan, ground, progress, show)
     for preset in plan.presets:
         work.runner.sampler(preset, 0, plan.steps)  # refused now, not after minutes
     setup = {

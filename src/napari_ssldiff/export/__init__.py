@@ -7,7 +7,7 @@ from napari_ssldiff.export.files import check_output
 from napari_ssldiff.export.lazy import LazyImage
 from napari_ssldiff.export.ome_zarr import write_ome_zarr
 from napari_ssldiff.export.overlay_store import OverlayStore
-from napari_ssldiff.export.png import side_by_side
+from napari_ssldiff.export.png import side_by_side, synthetic_png
 from napari_ssldiff.export.provenance import NAMESPACE, provenance_of
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "check_output",
     "provenance_of",
     "side_by_side",
+    "synthetic_png",
     "write_ome_zarr",
 ]

@@ -1,4 +1,4 @@
-"""Two pictures side by side, with captions."""
+"""Pictures as PNG that say what they are: one alone, or two side by side with captions."""
 
 from __future__ import annotations
 
@@ -52,11 +52,7 @@ def side_by_side(
     """
     target = check_output(path, overwrite, ".png")
     for image in (left, right):
-        if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype != np.uint8:
-            raise InputError(
-                "a picture must be (height, width, 3) uint8, "
-                f"got {image.dtype} of shape {image.shape}"
-            )
+        _check(image)
     font = _font(max(12, min(28, left.shape[1] // 24)))
     line = int(font.getbbox("Ag")[3]) + 2 * _GAP
     # A narrow picture still gets its caption whole.
@@ -72,12 +68,34 @@ def side_by_side(
         draw.text((x, _GAP), label, fill=_INK, font=font)
         sheet.paste(Image.fromarray(np.ascontiguousarray(image)), (x, line))
         x += width + _GAP
+    _save(target, sheet, f"Left: {labels[0]}. Right: {labels[1]}. {_NOTE}", overwrite)
+    return target
+
+
+def synthetic_png(path: str | Path, pixels: NDArray[np.uint8], *, overwrite: bool = False) -> Path:
+    """Write ``(h, w, 3)`` uint8 synthetic pixels as a PNG whose text says that they are.
+
+    The path and the errors are those of :func:`side_by_side`.
+    """
+    target = check_output(path, overwrite, ".png")
+    _check(pixels)
+    _save(target, Image.fromarray(np.ascontiguousarray(pixels)), _NOTE, overwrite)
+    return target
+
+
+def _check(image: NDArray[np.uint8]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype != np.uint8:
+        raise InputError(
+            f"a picture must be (height, width, 3) uint8, got {image.dtype} of shape {image.shape}"
+        )
+
+
+def _save(target: Path, image: Image.Image, comment: str, overwrite: bool) -> None:
     text = PngInfo()
     text.add_text("Software", "napari-ssldiff")
-    text.add_text("Comment", f"Left: {labels[0]}. Right: {labels[1]}. {_NOTE}")
+    text.add_text("Comment", comment)
     with whole_output(target, overwrite) as partial, writing(target):
-        sheet.save(partial, format="PNG", pnginfo=text)
-    return target
+        image.save(partial, format="PNG", pnginfo=text)
 
 
 def _font(size: int) -> Any:

@@ -174,3 +174,14 @@ def provenance_of_slide(lazy: LazyScene, source: Scene) -> dict[str, Any]:
             "derived_from": source.path,
         }
     )
+
+
+def carried(
+    slide: EndlessSlide | None, painted: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """What an export carries: of what was ``painted``, and of the slide that lies under it."""
+    if slide is None:
+        return painted
+    if painted is None:
+        return slide.provenance
+    return {**painted, "source_provenance": slide.provenance}

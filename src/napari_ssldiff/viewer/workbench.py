@@ -17,7 +17,7 @@ from napari_ssldiff.scenes.extend import extend
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer import messages as m
 from napari_ssldiff.viewer.backend import Backend, Card, EngineBackend
-from napari_ssldiff.viewer.endless import EndlessView, slide_of
+from napari_ssldiff.viewer.endless import EndlessView, carried, slide_of
 from napari_ssldiff.viewer.jobs import ExportJob, GenerateJob, OpenSlideJob
 from napari_ssldiff.viewer.layer_scene import is_source, scene_of
 from napari_ssldiff.viewer.overlay import OverlayController
@@ -222,16 +222,13 @@ class Workbench:
         slide = slide_of(source)
         if slide is not None:
             self._guard_size(Region.from_box(box), "exported")
-        provenance = slide.provenance if slide is not None else None
-        if overlay is not None and painted:
-            provenance = {**overlay.provenance, "source_provenance": provenance}
         job = ExportJob(
             scene=scene,
             box=box,
             store=overlay.store if overlay is not None and painted else None,
             path=target,
             version=version,
-            provenance=provenance,
+            provenance=carried(slide, overlay.provenance if overlay and painted else None),
             slide=slide,
         )
         self._submit(job, overlay)

@@ -72,7 +72,7 @@ def sample_path(name: str) -> Path:
 
 
 def demo_sample() -> tuple[Path, str]:
-    """The real slide where it can be had, else the image that scikit-image ships.
+    """The real slide where it can be had, else the bundled one, which is of the model's domain.
 
     Returns
     -------
@@ -84,10 +84,9 @@ def demo_sample() -> tuple[Path, str]:
     try:
         path = sample_path("cmu-small-region")
     except InputError as error:
-        path = sample_path("immunohistochemistry")
-        return path, (
-            "Sample: immunohistochemistry from scikit-image (512 × 512 px, pixel size unknown), "
-            f"because {error}"
+        return sample_path("synthetic-slide"), (
+            "Sample: the bundled synthetic slide (0.5 µm/px, made by our own model, no real "
+            f"tissue), because {error}"
         )
     return path, "Sample: OpenSlide's CMU-1-Small-Region.svs, a real slide at 0.499 µm/px (CC0)."
 

@@ -119,11 +119,14 @@ def bulk_memory(pixels: int, budget: int) -> dict[str, Any]:
     """A canvas whose state is many times the budget, from the top, tiles into nothing."""
     stub, work, preset = model(), task(pixels, 1.0), PRESETS["bulk"]
     memory = PeakMemory(torch.device("cpu"))
-    decoder = Decoder(stub, preset, work.box.shape, list(Box(0, 0, pixels, pixels).tiles(256)))
+    whole = list(Box(0, 0, pixels, pixels).tiles(256))
+    # Shared out as synthesize does.
+    decoder = Decoder(stub, preset, work.box.shape, whole, budget=budget // 4)
     count = 0
-    for step in sample_bands(stub, work, preset, budget=budget):
+    for step in sample_bands(stub, work, preset, budget=budget // 2):
         if step.rows is not None:
             count += sum(len(finished) for finished in decoder.feed(step.rows))
+    decoder.close()
     found = memory.read()
     state = canvas_bytes(work, stub.spec)
     added = found["peak_rss_mb"] - found["rss_before_mb"]

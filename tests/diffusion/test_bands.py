@@ -217,15 +217,16 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("preset", ["bulk", "paper"])
+@pytest.mark.parametrize("budget", [None, 9000, 0])
 @pytest.mark.parametrize("from_the_top", [False, True])
 def test_every_wanted_box_comes_once_and_is_that_part_of_the_image(
-    from_the_top: bool, preset: str, model: Denoiser
+    from_the_top: bool, budget: int | None, preset: str, model: Denoiser
 ) -> None:
     latents = known(Box(0, 0, 70, 53))
     *_, (_, image, _) = decode(model, latents, PRESETS[preset], centre=(35, 26))
     wanted = tiles((140, 106), 20, 3)
     focus = None if from_the_top else lambda: (35.0, 26.0)
-    decoder = Decoder(model, PRESETS[preset], (70, 53), wanted, focus=focus)
+    decoder = Decoder(model, PRESETS[preset], (70, 53), wanted, focus=focus, budget=budget)
     got: dict[int, torch.Tensor] = {}
     if from_the_top:
         parts = [p for rows in latents.split(7, 1) for p in decoder.feed(rows)]
@@ -233,6 +234,10 @@ def test_every_wanted_box_comes_once_and_is_that_part_of_the_image(
         parts = []
         while decoder.pending:
             parts.append(decoder.next(latents))
+    folder = decoder.mosaic._scratch.folder
+    assert (folder is not None) == (budget is not None)
+    decoder.close()
+    assert folder is None or not folder.exists()
     for n, pixels in (pair for part in parts for pair in part):
         assert n not in got
         got[n] = pixels

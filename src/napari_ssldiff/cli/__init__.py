@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_ssldiff import __version__
-from napari_ssldiff.cli import augment, bench, evaluate, fields, train
+from napari_ssldiff.cli import augment, bench, evaluate, fields, prompts, train
 from napari_ssldiff.errors import Cancelled, SSLDiffError
 
 EXIT_INPUT = 2
@@ -33,6 +33,12 @@ def _add_sampler(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strength", type=float, default=1.0, help="0…1 (default 1)")
     parser.add_argument("--steps", type=int, help="default: the preset's")
     parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
+    parser.add_argument(
+        "--guidance-interval",
+        metavar="LOW,HIGH",
+        help="only steps that begin inside it, in log(alpha / sigma), are guided; all: every step; "
+        "default: the preset's",
+    )
     parser.add_argument("--preset", default="bulk", help="bulk, draft, lazy or paper")
 
 
@@ -81,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     vary.add_argument("--png", type=Path, metavar="FILE", help="side-by-side picture")
     vary.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.ome.zarr")
 
+    prompts.add_parser(commands, _add_sampler)
     fields.add_parsers(commands, _add_sampler)
     train.add_parser(commands)
 

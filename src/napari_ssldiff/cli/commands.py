@@ -82,6 +82,20 @@ def load_model(arguments: argparse.Namespace, scene: Scene) -> ModelBundle:
     return load_bundle(card, arguments.device)
 
 
+def _interval(text: str | None) -> tuple[float, float] | None:
+    from napari_ssldiff.synthesis.request import EVERYWHERE
+
+    if text in (None, "all"):
+        return None if text is None else EVERYWHERE
+    try:
+        low, high = (float(part) for part in str(text).split(","))
+    except ValueError:
+        raise InputError(
+            f"--guidance-interval takes two numbers with a comma between, or all; got {text!r}"
+        ) from None
+    return low, high
+
+
 def sampler_of(arguments: argparse.Namespace) -> Sampler:
     """The sampler options."""
     from napari_ssldiff.synthesis import Sampler
@@ -90,6 +104,7 @@ def sampler_of(arguments: argparse.Namespace) -> Sampler:
         preset=arguments.preset,
         steps=arguments.steps,
         guidance=arguments.guidance,
+        guidance_interval=_interval(arguments.guidance_interval),
         strength=arguments.strength,
         seed=arguments.seed,
     )
@@ -207,3 +222,10 @@ def render_field(arguments: argparse.Namespace) -> None:
     from napari_ssldiff.cli.fields import run_render
 
     run_render(arguments, sampler_of(arguments))
+
+
+def text(arguments: argparse.Namespace) -> None:
+    """A large image from a sentence."""
+    from napari_ssldiff.cli.prompts import run
+
+    run(arguments, sampler_of(arguments))

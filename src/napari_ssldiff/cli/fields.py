@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_ssldiff.embeddings.field import EmbeddingField
-    from napari_ssldiff.models import ModelCard
+    from napari_ssldiff.models import ModelBundle, ModelCard
 
 #: What an operation needs beside the field and its mask.
 NEEDS = {
@@ -153,31 +153,57 @@ def _card(field: EmbeddingField) -> ModelCard:
 def run_render(arguments: argparse.Namespace, sampler: Any) -> None:
     """Draw a field."""
     from napari_ssldiff.embeddings import EmbeddingField
-    from napari_ssldiff.export import check_output, synthetic_png
-    from napari_ssldiff.geometry import Region
+    from napari_ssldiff.export import check_output
     from napari_ssldiff.models import get_card, load_bundle
-    from napari_ssldiff.scenes import PixelSize
-    from napari_ssldiff.scenes.blank import blank_scene
-    from napari_ssldiff.synthesis import make_request
 
     check_output(arguments.output)
     if arguments.png:
         check_output(arguments.png, suffix=".png")
+    field = EmbeddingField.load(arguments.field)
+    card = get_card(arguments.model) if arguments.model else _card(field)
+    bundle = load_bundle(card, arguments.device)
+    draw_field(field, bundle, sampler, arguments, name=arguments.field.stem)
+
+
+def draw_field(
+    field: EmbeddingField,
+    bundle: ModelBundle,
+    sampler: Any,
+    arguments: argparse.Namespace,
+    *,
+    name: str,
+    shape: tuple[int, int] | None = None,
+    history: tuple[str, ...] = (),
+) -> None:
+    """A field as a picture of its own, written to the arguments' ``output`` and ``png``.
+
+    Parameters
+    ----------
+    shape
+        ``(h, w)`` in model pixels; by default all of the field.
+    history
+        How the field came about.
+    """
+    from napari_ssldiff.export import synthetic_png
+    from napari_ssldiff.geometry import Region
+    from napari_ssldiff.scenes import PixelSize
+    from napari_ssldiff.scenes.blank import blank_scene
+    from napari_ssldiff.synthesis import make_request
+
     if arguments.format not in ("0.5", "0.4"):
         raise InputError(f"the format is OME-Zarr 0.5 or 0.4, got {arguments.format!r}")
     if sampler.strength < 1:
         raise InputError("a field alone has no pixels to start from: leave the strength at 1")
-    field = EmbeddingField.load(arguments.field)
-    card = get_card(arguments.model) if arguments.model else _card(field)
-    bundle = load_bundle(card, arguments.device)
     spec = bundle.encoder.spec
     # The picture's own frame: a cell is a cell of the model, from the corner on.
     own = replace(field, origin=(0.0, 0.0), cell=(float(spec.cell), float(spec.cell)))
-    shape = (field.shape[0] * spec.cell, field.shape[1] * spec.cell)
+    shape = shape or (field.shape[0] * spec.cell, field.shape[1] * spec.cell)
     size = PixelSize(spec.resolution, spec.resolution, spec.unit)
-    with blank_scene(shape, size, arguments.field.stem) as scene:
+    with blank_scene(shape, size, name) as scene:
         region = Region.from_box(scene.box)
-        request = make_request(scene, region, bundle, sampler, field=own, grid="model")
+        request = make_request(
+            scene, region, bundle, sampler, field=own, grid="model", history=history
+        )
         store, end = render(request, bundle, scene, Meter())
         try:
             write_result(arguments.output, request, scene, store, arguments.format)

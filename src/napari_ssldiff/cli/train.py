@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from napari_ssldiff.training.pipeline import Pipeline
     from napari_ssldiff.training.runtime import Runtime
 
-_STAGES = "encoder, encoder-eval, autoencoder, diffusion, distil or bundle, in this order"
+_STAGES = (
+    "encoder, encoder-eval, autoencoder, diffusion, distil, bundle, in this order; then text, "
+    "prior and bundle again, to give a model words"
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -36,7 +39,7 @@ def add_parser(commands: Any) -> None:
     )
     train.add_argument("--minutes", type=float, help="time box of the stage, all calls together")
     train.add_argument("--steps", type=int, help="instead of the configuration's")
-    train.add_argument("--domain", help="of the stage encoder; default: all, one after the other")
+    train.add_argument("--domain", help="of the stages encoder and prior; default: all in turn")
     train.add_argument("--threads", type=int, help="CPU threads")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     train.add_argument("--precision", default="auto", help="auto, no, bf16 or fp16")
@@ -86,8 +89,10 @@ def run(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value <= 0:
             raise InputError(f"--{name} must be more than 0, got {value}")
-    if arguments.domain and arguments.stage != "encoder":
-        raise InputError(f"--domain is for the stage encoder; {arguments.stage} trains on all")
+    if arguments.domain and arguments.stage not in ("encoder", "prior"):
+        raise InputError(
+            f"--domain is for the stages encoder and prior; {arguments.stage} trains on all"
+        )
     runtime = Runtime(arguments.device, arguments.precision, arguments.init, arguments.threads)
     log = _Log()
     pipeline = _pipeline(arguments, log)
@@ -111,9 +116,16 @@ def run(arguments: argparse.Namespace) -> None:
     keep_config(pipeline.config, arguments.output)
     if arguments.stage == "bundle":
         from napari_ssldiff.training.bundle import write_bundle
+        from napari_ssldiff.training.kept import stage_files
+        from napari_ssldiff.training.prior_bundle import has_priors, write_priors
 
-        for path in write_bundle(pipeline, arguments.output / "bundle"):
-            print(path)
+        folder = arguments.output / "bundle"
+        if stage_files(pipeline.folder("diffusion")):
+            for path in write_bundle(pipeline, folder):
+                print(path)
+        if has_priors(pipeline):
+            for path in write_priors(pipeline, folder):
+                print(path)
         return
     parts = pipeline.parts(arguments.stage, arguments.domain)
     folders = [pipeline.folder(arguments.stage, part) for part in parts]

@@ -48,6 +48,8 @@ class CanvasTask:
         ``(low, high)`` in log(alpha / sigma): steps that begin outside are not guided and cost
         half (Kynkäänniemi et al., *Applying guidance in a limited interval improves sample and
         distribution quality in diffusion models*, NeurIPS 2024). ``None``: all are.
+    negative
+        ``(k², d)``: what guidance leads away from, in place of the null condition.
     """
 
     box: Box
@@ -60,6 +62,7 @@ class CanvasTask:
     mask: torch.Tensor | None = None
     batch: int | None = 16
     guidance_interval: tuple[float, float] | None = None
+    negative: torch.Tensor | None = None
 
     @property
     def needs_known(self) -> bool:
@@ -156,9 +159,8 @@ class Sampling:
         self.weight = window_weights(preset.weights, self.spec.window_latents).to(self.device)
         if self.idle:
             return
-        self._null = self.calls.condition(
-            torch.zeros(1, self.spec.tokens**2, self.spec.token_width)
-        )
+        null = torch.zeros(self.spec.tokens**2, self.spec.token_width)
+        self._null = self.calls.condition((null if task.negative is None else task.negative)[None])
         self.batch = task.batch or choose_batch(
             model, max(self.plan.passes), len(self.plan.windows), check
         )

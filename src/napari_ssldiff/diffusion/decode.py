@@ -80,6 +80,8 @@ class Decoder:
     focus
         Asked before every window for a place ``(y, x)`` in latents: the window nearest to it
         comes next. ``None``: row by row, for a canvas whose rows come from the top.
+    budget
+        Bytes of unfinished boxes in memory; more than that waits on disk until :meth:`close`.
     check, counters
         As for :func:`encode`.
     """
@@ -92,6 +94,7 @@ class Decoder:
         wanted: Sequence[Box],
         *,
         focus: Callable[[], tuple[float, float]] | None = None,
+        budget: int | None = None,
         check: Callable[[], None] = lambda: None,
         counters: Counters | None = None,
     ) -> None:
@@ -101,10 +104,14 @@ class Decoder:
         self._focus = focus
         self._factor = model.spec.latent_factor
         kind = "gaussian" if preset.decode == "gaussian" else "cos2"
-        self.mosaic = Mosaic([scaled(w, self._factor) for w in windows], wanted, kind)
+        self.mosaic = Mosaic([scaled(w, self._factor) for w in windows], wanted, kind, budget)
         self._calls = Calls(model, check, counters)
         self._rows: torch.Tensor | None = None
         self._top = 0
+
+    def close(self) -> None:
+        """Let go of what is not finished."""
+        self.mosaic.close()
 
     @torch.inference_mode()
     def next(self, latents: torch.Tensor, top: int = 0) -> list[tuple[int, torch.Tensor]]:

@@ -9,24 +9,24 @@ import numpy as np
 import torch
 
 from napari_ssldiff.diffusion.blend import blend_weight
+from napari_ssldiff.diffusion.scratch import Scratch
 from napari_ssldiff.geometry import Box
 
 
 @dataclass
-class _Piece:
-    """A decoded window, as far as boxes still need it."""
+class _Part:
+    """What one window has for one box."""
 
     window: Box
     place: Box
-    values: torch.Tensor
-    waiting: int
+    values: torch.Tensor | None  # None: on the shelf
 
 
 class Mosaic:
     """Boxes of an image that is known by overlapping windows.
 
-    It holds windows (and of these what is needed) until the last box that they reach has left,
-    so its size is that of the front of the work and not of the image.
+    It holds what boxes still wait for, so its size is that of the front of the work and not of the
+    image; beyond a budget that goes to a temporary folder. To be closed.
 
     Parameters
     ----------
@@ -36,16 +36,37 @@ class Mosaic:
         In pixels; boxes may overlap.
     kind
         Blending weights as in :func:`napari_ssldiff.diffusion.presets.window_weights`.
+    budget
+        Bytes that are held in memory; ``None``: no limit.
+
+    Attributes
+    ----------
+    held
+        Bytes in memory at the moment.
     """
 
-    def __init__(self, windows: Sequence[Box], wanted: Sequence[Box], kind: str) -> None:
-        self._wanted, self._kind = wanted, kind
+    def __init__(
+        self,
+        windows: Sequence[Box],
+        wanted: Sequence[Box],
+        kind: str,
+        budget: int | None = None,
+    ) -> None:
+        self._wanted, self._kind, self._budget = wanted, kind, budget
         self._edges = np.array([[b.y, b.x, b.y1, b.x1] for b in wanted]).reshape(-1, 4)
         self._missing = np.zeros(len(wanted), int)
         for window in windows:
             self._missing[self._reached(window)] += 1
-        self._pieces: dict[int, list[_Piece]] = {}
+        self._parts: dict[int, list[_Part]] = {}
         self._weights: dict[tuple[int, int], torch.Tensor] = {}
+        self._scratch = Scratch()
+        self.held = 0
+
+    def close(self) -> None:
+        """Let go of everything, on disk too."""
+        self._parts.clear()
+        self._scratch.close()
+        self.held = 0
 
     def _reached(self, window: Box) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         y, x, y1, x1 = self._edges.T
@@ -59,45 +80,46 @@ class Mosaic:
         A box's index in ``wanted`` and its ``(c, h, w)`` blended values.
         """
         reached = self._reached(window)
-        piece = _Piece(window, window, values, len(reached))
-        for n in reached:
-            self._pieces.setdefault(int(n), []).append(piece)
         self._missing[reached] -= 1
-        for n in reached[self._missing[reached] == 0]:
-            yield int(n), self._leave(int(n))
-        if piece.waiting:
-            self._crop(piece, reached[self._missing[reached] > 0])
+        for n in reached.tolist():
+            place = window.intersect(self._wanted[n])
+            part = values[(slice(None), *place.shift(-window.y, -window.x).slices)]
+            if self._missing[n]:
+                self._wait(n, _Part(window, place, part.clone()))
+            else:
+                yield n, self._leave(n, _Part(window, place, part))
 
-    @property
-    def held(self) -> int:
-        """Bytes of the windows that are kept."""
-        kept = {id(p): p for pieces in self._pieces.values() for p in pieces}
-        return sum(p.values.nbytes for p in kept.values())
+    def _wait(self, n: int, part: _Part) -> None:
+        assert part.values is not None
+        size = part.values.nbytes
+        # What comes last is waited for longest: windows come row by row where memory is short.
+        if self._budget is not None and self.held + size > self._budget:
+            self._scratch.put((n, part.window), part.values)
+            part.values = None
+        else:
+            self.held += size
+        self._parts.setdefault(n, []).append(part)
 
-    def _leave(self, n: int) -> torch.Tensor:
+    def _leave(self, n: int, last: _Part) -> torch.Tensor:
         box = self._wanted[n]
         out, total = None, torch.zeros(box.shape)
         # Always in the same order, whatever came first: a sum of floats depends on it.
-        for piece in sorted(self._pieces.pop(n), key=lambda piece: piece.window.to_list()):
+        parts = [*self._parts.pop(n, ()), last]
+        for part in sorted(parts, key=lambda part: part.window.to_list()):
+            values = part.values
+            if values is None:
+                values = self._scratch.take((n, part.window), torch.device("cpu"))
+            elif part is not last:
+                self.held -= values.nbytes
             if out is None:
-                out = torch.zeros(len(piece.values), *box.shape)
-            both = piece.window.intersect(box)
-            to, weight = both.shift(-box.y, -box.x).slices, self._weight(piece.window.shape)
-            weight = weight[both.shift(-piece.window.y, -piece.window.x).slices]
-            values = piece.values[(slice(None), *both.shift(-piece.place.y, -piece.place.x).slices)]
+                out = torch.zeros(len(values), *box.shape)
+            to = part.place.shift(-box.y, -box.x).slices
+            weight = self._weight(part.window.shape)
+            weight = weight[part.place.shift(-part.window.y, -part.window.x).slices]
             out[(slice(None), *to)] += weight * values
             total[to] += weight
-            piece.waiting -= 1
         assert out is not None
         return out / total
-
-    def _crop(self, piece: _Piece, waiting: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
-        """Keep of a window what boxes still wait for."""
-        low, high = self._edges[waiting, :2].min(0), self._edges[waiting, 2:].max(0)
-        need = piece.window.intersect(Box(*low.tolist(), *(high - low).tolist()))
-        if need.area < piece.place.area:
-            part = piece.values[(slice(None), *need.shift(-piece.place.y, -piece.place.x).slices)]
-            piece.place, piece.values = need, part.clone()
 
     def _weight(self, shape: tuple[int, int]) -> torch.Tensor:
         if shape not in self._weights:

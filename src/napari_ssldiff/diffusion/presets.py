@@ -37,6 +37,8 @@ class Preset:
         ever, each tile with a halo of its own.
     guidance
         The scale that belongs to the preset; ``None`` leaves it to the model.
+    guidance_interval
+        Steps that are guided, as for :class:`~napari_ssldiff.diffusion.canvas.CanvasTask`.
     student
         Solver for the model's few-step student, where it has one; the student then takes the
         network's place, and steps and guidance are those it was distilled for.
@@ -52,6 +54,7 @@ class Preset:
     steps: int
     decode: str
     guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
     student: type[StudentPhases] | None = None
     phases: int | None = None
 
@@ -73,7 +76,7 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("bulk", 0.75, "cos2", DPMSolver2M, 20, "blend"),
+        Preset("bulk", 0.75, "cos2", DPMSolver2M, 20, "blend", guidance_interval=(-2.9, 1.3)),
         Preset("draft", 0.75, "cos2", FewSteps2M, 4, "blend", guidance=1.0, student=StudentPhases),
         Preset("lazy", 0.5, "cos2", DPMSolver2M, 20, "tiles", phases=3),
         Preset("paper", 0.25, "uniform", PaperDDIM, 50, "gaussian", guidance=4.0),

@@ -70,7 +70,7 @@ def panorama(
     -------
     ``(c, h, w)`` float32 clean latents.
     """
-    spec, passes, done = model.spec, 1 if task.guidance == 1 else 2, 0
+    spec, done = model.spec, 0
     windows = list(plan_windows(task.box.shape, spec.window_latents, stride))
     views = [windows[i : i + batch] for i in range(0, len(windows), batch)]
     conditions = [model.condition(_tokens(task, view)) for view in views]
@@ -83,12 +83,13 @@ def panorama(
         fresh = _noise(task, spec, i + 1, model.device)
         for view, condition, own in zip(views, conditions, solvers, strict=True):
             part, t, level = _cut(x, view), own.timesteps[i], own.level(i)
-            x0 = guided(model, part, t, level, condition, null, task.guidance)
+            guidance = task.guidance_at(level)
+            x0 = guided(model, part, t, level, condition, null, guidance)
             moved = own.step(i, x0, part, lambda _, view=view, n=fresh: _cut(n, view))  # type: ignore[misc]
             for w, latents in zip(view, moved, strict=True):
                 value[(slice(None), *w.slices)] += latents
                 count[w.slices] += 1
-            done += len(view) * passes
+            done += len(view) * (1 if guidance == 1 else 2)
             told(done)
         x = value / count
     return x

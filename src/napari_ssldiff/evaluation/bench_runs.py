@@ -143,7 +143,7 @@ class Runner:
         request = request_for(bundle, scene, self.ground, sampler)
         windows = len(baseline.layout(bundle.spec, size).starts) ** 2
         passes = 1 if sampler.guidance == 1 else 2
-        total = windows * passes * (sampler.steps or 1)
+        total = windows * self.per_window(baseline.follows, steps)
 
         def told(evaluations: int) -> None:
             done[0] = evaluations

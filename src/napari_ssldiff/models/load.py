@@ -136,13 +136,20 @@ def _stock(part: Mapping[str, Any]) -> torch.nn.Module:
     return module
 
 
-def _encoder(card: ModelCard, key: str, device: torch.device, fill: Fill = _fill) -> NetworkEncoder:
+def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
+    """What a card says of its encoder, the version of its weights in the identifier.
+
+    Raises
+    ------
+    ModelError
+        If the card has none of that name.
+    """
     if key not in card.parts:
         raise ModelError(f"the card of {card.id} has no {key}")
     part = card.parts[key]
     digests = "".join(card.weights[name] for name in part["weights"])
     version = hashlib.sha256(digests.encode()).hexdigest()[:12]
-    spec = EncoderSpec(
+    return EncoderSpec(
         id=f"{part['id']}@{version}",
         resolution=card.resolution,
         unit=card.unit,
@@ -153,6 +160,11 @@ def _encoder(card: ModelCard, key: str, device: torch.device, fill: Fill = _fill
         width=int(part["width"]),
         token=part.get("token", "pooled"),
     )
+
+
+def _encoder(card: ModelCard, key: str, device: torch.device, fill: Fill = _fill) -> NetworkEncoder:
+    spec = encoder_spec(card, key)
+    part = card.parts[key]
     library, options = part["library"], part.get("options", {})
     if library == "transformers":
         # A folder in the hub's layout beside the card; the library reads its safetensors itself.
@@ -168,6 +180,20 @@ def _encoder(card: ModelCard, key: str, device: torch.device, fill: Fill = _fill
         network = build_network(library, part["name"], options, spec.width)
         fill(card, network, part["weights"])
     return NetworkEncoder(spec, network, device)
+
+
+def load_encoder(card: ModelCard, device: torch.device) -> NetworkEncoder:
+    """A model's encoder alone.
+
+    Raises
+    ------
+    ModelError
+        If the card does not describe it, or its weights are damaged.
+    """
+    try:
+        return _encoder(card, "encoder", device)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the card of {card.id} does not describe an encoder: {error}") from error
 
 
 def load_bundle(model: str | ModelCard, device: str = "auto") -> ModelBundle:

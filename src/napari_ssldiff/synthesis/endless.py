@@ -107,6 +107,7 @@ class LazyScene:
                 tokens=window_tokens(places, bundle.spec),
                 steps=sampler.steps,
                 guidance=sampler.guidance,
+                guidance_interval=sampler.guidance_interval,
                 strength=1.0,
                 seed=sampler.seed,
                 batch=sampler.batch,

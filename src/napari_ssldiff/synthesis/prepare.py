@@ -16,7 +16,7 @@ from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.frame import Frame, plan_frame
-from napari_ssldiff.synthesis.request import Grid, Sampler, Source, SynthesisRequest
+from napari_ssldiff.synthesis.request import EVERYWHERE, Grid, Sampler, Source, SynthesisRequest
 
 Report = Callable[[str, float, float], None]
 #: What ``lazy`` takes where the request does not say: small enough for a tile not to wait for
@@ -126,6 +126,7 @@ def resolve(sampler: Sampler, bundle: ModelBundle) -> Sampler:
         threads=threads,
         steps=sampler.steps or steps,
         guidance=bundle.card.guidance if guidance is None else guidance,
+        guidance_interval=sampler.guidance_interval or preset.guidance_interval or EVERYWHERE,
     )
 
 
@@ -141,6 +142,7 @@ def make_request(
     context: int = 0,
     grow: int = 0,
     match: int = 0,
+    history: tuple[str, ...] = (),
     progress: Report | None = None,
     cancel: CancelToken | None = None,
 ) -> SynthesisRequest:
@@ -148,8 +150,8 @@ def make_request(
 
     Parameters
     ----------
-    field
-        What to paint; by default the region's own embeddings.
+    field, history
+        What to paint, and how it came about; by default the region's own embeddings.
 
     Raises
     ------
@@ -175,4 +177,5 @@ def make_request(
         context=context,
         grow=grow,
         match=match,
+        history=history,
     )

@@ -13,6 +13,8 @@ from napari_ssldiff.geometry import Region
 
 Grid = Literal["source", "model"]
 PRESETS = ("bulk", "draft", "lazy", "paper")
+#: The guidance interval that holds every step.
+EVERYWHERE = (-1000.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class Sampler:
         Classifier-free guidance scale as diffusers defines it (1 = none); ``None`` takes the
         preset's or else the model's. A draft by the model's student is always at 1: what the
         student learned from was guided already.
+    guidance_interval
+        ``(low, high)`` in log(alpha / sigma), low below high: steps that begin outside are not
+        guided. ``None`` takes the preset's; :data:`EVERYWHERE` guides all.
     strength
         1 starts from pure noise, 0 is the autoencoder round trip.
     seed
@@ -57,6 +62,7 @@ class Sampler:
     preset: str = "bulk"
     steps: int | None = None
     guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
     strength: float = 1.0
     seed: int = 0
     batch: int | None = None
@@ -69,6 +75,13 @@ class Sampler:
             raise InputError(f"steps must be between 1 and 1000, got {self.steps}")
         if self.guidance is not None and not 0 <= self.guidance <= 100:
             raise InputError(f"guidance must be between 0 and 100, got {self.guidance}")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not -1000 <= low < high <= 1000:
+                raise InputError(
+                    "the guidance interval runs from a low to a high log(alpha / sigma), got "
+                    f"{low:g} … {high:g}"
+                )
         if not 0 <= self.strength <= 1:
             raise InputError(f"strength must be between 0 and 1, got {self.strength}")
         if not 0 <= self.seed < 2**63:
@@ -111,6 +124,8 @@ class SynthesisRequest:
         Model pixels around the region that are synthesised too, to be compared with the source:
         brightness and stain are then corrected so that both agree there. Not together with
         ``context``, which leaves nothing to compare.
+    history
+        How the field came about where it is not the region's own: JSON objects, the oldest first.
     """
 
     model: str
@@ -124,6 +139,7 @@ class SynthesisRequest:
     context: int = 0
     grow: int = 0
     match: int = 0
+    history: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.grid not in ("source", "model"):
@@ -160,6 +176,7 @@ class SynthesisRequest:
             "context": self.context,
             "grow": self.grow,
             "match": self.match,
+            "history": [json.loads(step) for step in self.history],
         }
 
     @classmethod
@@ -183,18 +200,24 @@ class SynthesisRequest:
         source = dict(data["source"])
         source["shape"] = tuple(source["shape"])
         source["pixel_size"] = tuple(source["pixel_size"])
+        # Requests of before were guided in all steps.
+        sampler = {"guidance_interval": EVERYWHERE, **data["sampler"]}
+        if sampler["guidance_interval"] is not None:
+            low, high = sampler["guidance_interval"]
+            sampler["guidance_interval"] = (float(low), float(high))
         return cls(
             model=data["model"],
             model_hash=data["model_hash"],
             field=EmbeddingField.from_dict(data["field"]),
             region=Region.from_vertices(data["region"]),
             source=Source(**source),
-            sampler=Sampler(**data["sampler"]),
+            sampler=Sampler(**sampler),
             grid=data["grid"],
             feather=data["feather"],
             context=data["context"],
             grow=data.get("grow", 0),  # requests of before had neither
             match=data.get("match", 0),
+            history=tuple(json.dumps(step, sort_keys=True) for step in data.get("history", ())),
         )
 
     @property

@@ -59,6 +59,7 @@ def _task(
         seed=request.sampler.seed,
         mask=mask,
         batch=request.sampler.batch,
+        guidance_interval=request.sampler.guidance_interval,
     )
 
 
@@ -144,8 +145,8 @@ def synthesize(
         Where the viewer looks: ``(y, x)`` on the output grid, asked before every tile and from
         any thread, or ``None`` for the middle of the canvas. The nearest tile comes first.
     budget
-        Bytes of solver state that may be held at once. A canvas that needs more is sampled from
-        the top, band by band, to the same result.
+        Bytes that canvas and unfinished tiles may take. A canvas whose solver state alone is more
+        is sampled from the top, band by band, to the same result.
 
     Yields
     ------
@@ -292,17 +293,17 @@ class _Run:
 
     def from_the_top(self, budget: int) -> Generator[Event, None, None]:
         """Band by band, pixels as rows become final."""
-        tiles, decoder = self._decoder(None)
+        tiles, decoder = self._decoder(None, budget // 4)
         count = 0
         sampling = sample_bands(
             self.bundle.denoiser,
             self.task,
             self.preset,
-            budget=budget,
+            budget=budget // 2,  # the last quarter is the decoder's own work
             check=self.check,
             counters=self.counters,
         )
-        with closing(sampling):
+        with closing(decoder), closing(sampling):
             for step in sampling:
                 if step.rows is None:
                     yield Progress("denoising", step.evaluations, self.total, step.evaluations)
@@ -313,7 +314,9 @@ class _Run:
                         yield tiles.finish(n, pixels)
         assert count == len(tiles), f"{len(tiles) - count} tiles left undone"
 
-    def _decoder(self, focus: Callable[[], tuple[float, float]] | None) -> tuple[Tiles, Decoder]:
+    def _decoder(
+        self, focus: Callable[[], tuple[float, float]] | None, budget: int | None = None
+    ) -> tuple[Tiles, Decoder]:
         tiles = Tiles(self.frame, self.request.feather)
         decoder = Decoder(
             self.bundle.denoiser,
@@ -321,6 +324,7 @@ class _Run:
             self.task.box.shape,
             tiles.needs,
             focus=focus,
+            budget=budget,
             check=self.check,
             counters=self.counters,
         )

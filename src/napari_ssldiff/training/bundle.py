@@ -21,7 +21,7 @@ from napari_ssldiff.training.state import write_tensors
 from napari_ssldiff.training.weights import shards
 
 
-def _write(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def write_weights(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Write tensors as fp16 into ``NAME.safetensors`` or shards of it; returns the file names."""
     groups = shards(tensors)
     if len(groups) == 1:
@@ -84,7 +84,7 @@ def _student(pipeline: Pipeline, shared: Path) -> dict[str, Any] | None:
         "alpha": float(config["alpha"]),
         "steps": int(config["steps"]),
         "guidance": float(config["guidance"]),
-        "weights": _write(shared, "student", distil.lora_state(pipeline.folder("distil"))),
+        "weights": write_weights(shared, "student", distil.lora_state(pipeline.folder("distil"))),
     }
 
 
@@ -145,9 +145,11 @@ def write_bundle(pipeline: Pipeline, folder: Path) -> Iterator[Path]:
     vae = pipeline.autoencoder()
     denoiser = pipeline.denoiser()
     files = {
-        "autoencoder": _write(shared, "autoencoder", vae.state_dict()),
-        "unet": _write(shared, "unet", denoiser.unet.state_dict()),
-        "evaluation": _write(shared, "encoder-eval", pipeline.evaluation_encoder().state_dict()),
+        "autoencoder": write_weights(shared, "autoencoder", vae.state_dict()),
+        "unet": write_weights(shared, "unet", denoiser.unet.state_dict()),
+        "evaluation": write_weights(
+            shared, "encoder-eval", pipeline.evaluation_encoder().state_dict()
+        ),
     }
     student = _student(pipeline, shared)
     if student:
@@ -157,8 +159,8 @@ def write_bundle(pipeline: Pipeline, folder: Path) -> Iterator[Path]:
     for domain in pipeline.domains:
         part = pipeline.config["domains"][domain]
         model = str(part["model"])
-        encoder = _write(shared, f"encoder-{domain}", pipeline.encoder(domain).state_dict())
-        projection = _write(
+        encoder = write_weights(shared, f"encoder-{domain}", pipeline.encoder(domain).state_dict())
+        projection = write_weights(
             shared, f"projection-{domain}", denoiser.projections[domain].state_dict()
         )
         listed = [n for names in files.values() for n in names] + encoder + projection

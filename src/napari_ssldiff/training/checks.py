@@ -11,11 +11,14 @@ import torch
 from torch import nn
 
 from napari_ssldiff.errors import InputError, OutputError
-from napari_ssldiff.training import autoencoder, diffusion, encoder
+from napari_ssldiff.text.prior import PriorNetwork
+from napari_ssldiff.training import autoencoder, diffusion, encoder, text
 from napari_ssldiff.training.kept import stage_files
 from napari_ssldiff.training.pipeline import STAGES, Pipeline
+from napari_ssldiff.training.prior_bundle import has_priors
 from napari_ssldiff.training.runtime import Runtime
 from napari_ssldiff.training.weights import read_weights
+from napari_ssldiff.training.worded import WORDED, Worded
 
 #: Weights, their average and AdamW's two moments, all float32.
 STATE_BYTES = 4 * 4
@@ -46,6 +49,8 @@ def check(
         If the output folder cannot be written or cannot hold the state.
     """
     check_stage(stage)
+    if stage in WORDED:
+        _check_worded(pipeline, stage)
     if stage != "bundle" and stage not in pipeline.config:
         raise InputError(
             f"the configuration {pipeline.config.get('name', '')} has no section {stage}: "
@@ -59,7 +64,9 @@ def check(
         runtime.resolve()
         if runtime.init is not None:
             read_weights(runtime.init)
-    check_stages_before(pipeline, stage)
+    only_words = stage == "bundle" and not stage_files(pipeline.folder("diffusion"))
+    if not (only_words and has_priors(pipeline)):
+        check_stages_before(pipeline, stage)
     for section in ("encoder", "encoder-eval"):
         objective = pipeline.config[section]["objective"]
         if objective not in encoder.OBJECTIVES:
@@ -77,6 +84,13 @@ def check(
 def network(pipeline: Pipeline, stage: str) -> nn.Module:
     """The network of a stage without memory for its weights: for names, shapes and counts."""
     config = pipeline.config
+    if stage == "text":
+        section = config[stage]
+        subjects = Worded(pipeline).subjects
+        words = text.Words(subjects, int(section["text"]["context_length"]))
+        return text.build(section, len(words.table))
+    if stage == "prior":
+        return PriorNetwork(Worded(pipeline).prior_config(pipeline.domains[0]))
     with torch.device("meta"):
         if stage == "autoencoder":
             return autoencoder.build(config[stage])
@@ -90,6 +104,21 @@ def network(pipeline: Pipeline, stage: str) -> nn.Module:
             pipeline.latent_channels,
             pipeline.factor,
         )
+
+
+def _check_worded(pipeline: Pipeline, stage: str) -> None:
+    """Refuse text stages without their sections, their models, or the text encoder."""
+    for section in ("text", "prior"):
+        if section not in pipeline.config:
+            raise InputError(
+                f"the configuration {pipeline.config.get('name', '')} has no section {section}: "
+                "configs/demo.yaml shows one"
+            )
+    worded = Worded(pipeline)
+    for domain in pipeline.domains:
+        worded.card(domain)
+    if stage == "prior":
+        worded.encoder()
 
 
 def parameters(module: nn.Module) -> int:

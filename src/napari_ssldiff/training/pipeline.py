@@ -5,6 +5,8 @@
     autoencoder   one for all domains
     diffusion     one network, one projection per domain
     distil        a student of it that needs few steps
+    text          a small text encoder for all domains
+    prior         one per domain: fields from texts
     bundle        weights as fp16 safetensors, with a card per domain
 
 Stages run into one folder; each goes on where it was stopped.
@@ -23,10 +25,13 @@ from napari_ssldiff.training.config import DEFAULT_CONFIG, read_config
 from napari_ssldiff.training.loop import Schedule
 from napari_ssldiff.training.prepared import Prepared
 from napari_ssldiff.training.runtime import Runtime
+from napari_ssldiff.training.worded import WORDED, Worded
 
 __all__ = ["DEFAULT_CONFIG", "STAGES", "Pipeline", "read_config"]
 
-STAGES = ("encoder", "encoder-eval", "autoencoder", "diffusion", "distil", "bundle")
+STAGES = (
+    "encoder", "encoder-eval", "autoencoder", "diffusion", "distil", "text", "prior", "bundle",
+)  # fmt: skip
 
 _ANYWHERE = Runtime()
 
@@ -56,7 +61,7 @@ class Pipeline(Prepared):
         minutes
             Time box of the whole stage, earlier calls included.
         domain
-            Of the stage ``encoder``; by default all, one after the other.
+            Of the stages ``encoder`` and ``prior``; by default all, one after the other.
         steps
             Instead of the configuration's.
         runtime
@@ -77,7 +82,7 @@ class Pipeline(Prepared):
 
     def parts(self, stage: str, domain: str | None = None) -> list[str | None]:
         """Domains that a stage treats one by one, or ``[None]`` where it treats all at once."""
-        if stage != "encoder":
+        if stage not in ("encoder", "prior"):
             return [None]
         return [domain] if domain else list(self.domains)
 
@@ -98,6 +103,9 @@ class Pipeline(Prepared):
             On noise instead of samples and without validation: what takes as long as the real
             thing, for as many steps as the caller lets it.
         """
+        if stage in WORDED:
+            yield from Worded(self).start(stage, domain, plan, folder, runtime, rehearsal)
+            return
         config = self.config[stage]
         if stage in ("encoder", "encoder-eval", "autoencoder"):
             names = [domain] if domain else self.domains

@@ -67,7 +67,7 @@ class Trained:
 
     def folder(self, stage: str, domain: str | None = None) -> Path:
         """Where a stage's state lies."""
-        return self.output / (f"encoder-{domain}" if stage == "encoder" else stage)
+        return self.output / (f"{stage}-{domain}" if stage in ("encoder", "prior") else stage)
 
     def kept_path(self, name: str) -> Path:
         """Where the finished network of a stage's folder ``name`` is kept."""

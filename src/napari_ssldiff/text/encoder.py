@@ -1,0 +1,191 @@
+"""Words and pictures in one space: open_clip models, from the hub, a folder, or our own.
+
+Our own is small because it knows few words: its table holds the tokens of its captions only. The
+file ``vocabulary.json`` beside its weights lists these tokens (as numbers of open_clip's
+tokeniser) and the words; a folder without it takes every word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from napari_ssldiff.embeddings.field import Vectors, normalise
+from napari_ssldiff.errors import InputError, ModelError
+from napari_ssldiff.text.captions import words_of
+
+VOCABULARY = "vocabulary.json"
+
+
+class TokenTable:
+    """Tokens of open_clip's byte-pair tokeniser, numbered anew so that few are needed.
+
+    Order is kept: the end of a text, where open_clip reads a text's features, is its largest
+    number.
+
+    Parameters
+    ----------
+    tokens
+        Old numbers, rising; the first is 0, with which texts are filled up.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = np.asarray(tokens, np.int64)
+        if not len(self.tokens) or self.tokens[0] != 0 or (np.diff(self.tokens) <= 0).any():
+            raise ValueError("tokens begin with 0 and rise")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def renumber(self, ids: torch.Tensor) -> torch.Tensor:
+        """Old numbers → new ones; unknown tokens become 0."""
+        old = ids.cpu().numpy()
+        at = np.searchsorted(self.tokens, old).clip(max=len(self.tokens) - 1)
+        return torch.from_numpy(np.where(self.tokens[at] == old, at, 0))
+
+
+class TextEncoder:
+    """An open_clip model that gives texts and images vectors of one space.
+
+    Parameters
+    ----------
+    name
+        What it is called: a hub id or a folder's name.
+    model, preprocess, tokenizer
+        As open_clip makes them.
+    words
+        The words that it knows; ``None``: any.
+    table
+        Of its tokens, where they were numbered anew.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        preprocess: Any,
+        tokenizer: Any,
+        words: frozenset[str] | None = None,
+        table: TokenTable | None = None,
+    ) -> None:
+        self.name, self.model, self.words, self.table = name, model.eval(), words, table
+        self._preprocess, self._tokenizer = preprocess, tokenizer
+
+    @cached_property
+    def width(self) -> int:
+        """Length of its vectors."""
+        return int(self.text(["a"]).shape[1])
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """``(n, context)`` int64, as the model takes them."""
+        ids: torch.Tensor = self._tokenizer([_plain(t) for t in texts])
+        return ids if self.table is None else self.table.renumber(ids)
+
+    @torch.inference_mode()
+    def text(self, texts: Sequence[str]) -> Vectors:
+        """``(n, d)`` unit vectors of texts; words that it does not know count for nothing."""
+        known = [" ".join(w for w in words_of(t) if self.knows(w)) for t in texts]
+        device = next(self.model.parameters()).device
+        return normalise(self.model.encode_text(self.tokens(known).to(device)).float().cpu())
+
+    @torch.inference_mode()
+    def images(self, images: Sequence[NDArray[np.uint8]]) -> Vectors:
+        """``(n, d)`` unit vectors of ``(h, w, 3)`` uint8 images."""
+        device = next(self.model.parameters()).device
+        batch = torch.stack([self._preprocess(Image.fromarray(image)) for image in images])
+        return normalise(self.model.encode_image(batch.to(device)).float().cpu())
+
+    def knows(self, word: str) -> bool:
+        """Whether a word means anything to it."""
+        return self.words is None or word in self.words
+
+    def unknown(self, text: str) -> dict[str, list[str]]:
+        """Words of a text that it does not know, each with the nearest that it does."""
+        if self.words is None:
+            return {}
+        return {
+            word: difflib.get_close_matches(word, sorted(self.words), n=3, cutoff=0.6)
+            for word in words_of(text)
+            if word not in self.words
+        }
+
+    def check(self, text: str) -> str | None:
+        """What to tell about a prompt: which words are ignored; ``None`` where all are known.
+
+        Raises
+        ------
+        InputError
+            If nothing of it is known.
+        """
+        words = words_of(text)
+        if not words:
+            raise InputError("the prompt is empty: describe what the image shall show")
+        unknown = self.unknown(text)
+        if not unknown:
+            return None
+        told = "; ".join(
+            f"{word!r} (near: {', '.join(near)})" if near else repr(word)
+            for word, near in unknown.items()
+        )
+        if len(unknown) == len(set(words)):
+            raise InputError(
+                f"{self.name} knows no word of the prompt {_short(text)!r}: {told}. It is small "
+                "and understands descriptions in English such as 'few trees' or 'dense nuclei'"
+            )
+        return f"{self.name} does not know and ignores {told}"
+
+
+def _plain(text: str) -> str:
+    return " ".join(words_of(text))
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def load_text_encoder(name: str | Path, device: torch.device | str = "cpu") -> TextEncoder:
+    """An open_clip model by hub id (``hf-hub:…``), by folder in the hub's layout, or by name.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be loaded.
+    """
+    import open_clip
+
+    folder = Path(name)
+    if folder.is_dir():
+        words, table = _vocabulary(folder)
+        key, shown = f"local-dir:{folder}", folder.name
+    else:
+        words, table, key, shown = None, None, str(name), str(name)
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(key)
+        tokenizer = open_clip.get_tokenizer(key)
+    except Exception as error:  # the library raises whatever its parts raise
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"cannot load the text encoder {shown}: {said}. It takes a folder with "
+            "open_clip_config.json and weights, or hf-hub:OWNER/NAME"
+        ) from error
+    return TextEncoder(shown, model.to(device), preprocess, tokenizer, words, table)
+
+
+def _vocabulary(folder: Path) -> tuple[frozenset[str] | None, TokenTable | None]:
+    path = folder / VOCABULARY
+    if not path.is_file():
+        return None, None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return frozenset(data["words"]), TokenTable(data["tokens"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the vocabulary {path} cannot be read: {error}") from None

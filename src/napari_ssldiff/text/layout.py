@@ -1,0 +1,147 @@
+"""What a sentence says about where: "A beside B", "A around B", "A with a car park".
+
+A prior takes a meaning per cell. This module reads the few words of English that place one thing
+by another and turns a prompt into areas, each with a prompt of its own; the rest of a sentence is
+the text encoder's business. What was read is shown to the user, so nothing is guessed in secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
+
+from napari_ssldiff.errors import InputError
+
+Weights = NDArray[np.float32]
+#: Place: words that put what follows them into it, what precedes them being the rest.
+_RELATIONS = (
+    ("left", ("to the right of", "right of")),
+    ("right", ("beside", "next to", "to the left of", "left of", "adjacent to")),
+    ("below", ("above", "on top of", "north of")),
+    ("above", ("below", "beneath", "under", "south of")),
+    ("centre", ("surrounding", "around", "encircling", "enclosing")),
+    ("ring", ("surrounded by", "encircled by", "enclosed by", "inside", "within")),
+)
+#: Things that lie somewhere in a scene rather than everywhere.
+OBJECTS = (
+    "car park", "parking lot", "park", "sports field", "construction site", "wood", "warehouse",
+    "lawn", "field", "vessel", "lumen",
+)  # fmt: skip
+_OBJECT = re.compile(
+    r"(?:,|\bwith\b|\band\b)\s+(?:an?|one)\s+((?:\w+\s+)?(?:" + "|".join(OBJECTS) + r"))\b"
+)
+#: Share of a scene that an object takes.
+OBJECT_SHARE = 0.16
+
+
+@dataclass(frozen=True)
+class Part:
+    """A place and what is there; ``place`` is one of the words above, or ``"spot"``."""
+
+    place: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A prompt taken apart: ``root`` is everywhere that no part is."""
+
+    root: str
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """One line on how a prompt was read; ``""`` where it places nothing."""
+        where = {
+            "left": "on the left", "right": "on the right", "above": "in the upper half",
+            "below": "in the lower half", "centre": "in the centre", "ring": "all around",
+            "spot": "in one place",
+        }  # fmt: skip
+        parts = [f"{where[p.place]}: {p.prompt}" for p in self.parts]
+        return "; ".join([f"everywhere: {self.root}", *parts]) if parts else ""
+
+
+def read_layout(prompt: str) -> Layout:
+    """Take a prompt apart at the first word of place, and lift objects out of what remains."""
+    text = " ".join(prompt.casefold().split())
+    found: tuple[int, int, str] | None = None
+    for place, phrases in _RELATIONS:
+        for phrase in phrases:
+            hit = re.search(rf"(?<=\w)[,;]?\s+{phrase}\s+(?=\w)", text)
+            # At one place the longest phrase is meant: "to the left of" and not "left of".
+            if hit and (found is None or (hit.start(), -hit.end()) < (found[0], -found[1])):
+                found = (hit.start(), hit.end(), place)
+    if found is not None:
+        first, second, place = text[: found[0]], text[found[1] :], found[2]
+        return Layout(first, (Part(place, second),))
+    parts = []
+    while (hit := _OBJECT.search(text)) and text[: hit.start()].strip(" ,"):
+        parts.append(Part("spot", hit[1]))
+        text = (text[: hit.start()] + text[hit.end() :]).strip(" ,")
+    return Layout(text, tuple(parts))
+
+
+def place_weights(
+    place: str, shape: tuple[int, int], feather: float, rng: np.random.Generator
+) -> Weights:
+    """``(rows, columns)`` float32 in [0, 1]: how far each cell belongs to a place.
+
+    Parameters
+    ----------
+    feather
+        Cells over which a border fades.
+    rng
+        Chooses where a spot lies.
+    """
+    rows, columns = shape
+    y, x = np.mgrid[:rows, :columns] + 0.5
+    if place in ("left", "right"):
+        inside = (x < columns / 2) if place == "left" else (x >= columns / 2)
+    elif place in ("above", "below"):
+        inside = (y < rows / 2) if place == "above" else (y >= rows / 2)
+    else:
+        share = OBJECT_SHARE if place == "spot" else 0.4
+        radius = np.sqrt(share / np.pi)
+        cy, cx = (0.5, 0.5) if place != "spot" else rng.uniform(0.3, 0.7, 2)
+        distance = np.hypot((y / rows - cy), (x / columns - cx))
+        inside = distance < radius if place != "ring" else distance >= radius
+    weights: Weights = inside.astype(np.float32)
+    if feather > 0:
+        weights = gaussian_filter(weights, feather / 2, mode="nearest")
+    return weights
+
+
+def mixed(base: NDArray[np.float32], over: NDArray[np.float32], weights: Weights) -> Weights:
+    """``(rows, columns, d)``: conditions on the way from ``base`` to ``over`` along the sphere.
+
+    Parameters
+    ----------
+    base
+        ``(rows, columns, d)``.
+    over
+        ``(d,)``.
+    weights
+        ``(rows, columns)`` in [0, 1].
+    """
+    from napari_ssldiff.embeddings.field import slerp
+
+    return slerp(base, np.broadcast_to(over, base.shape), weights)
+
+
+def check_places(prompts: Sequence[str], count: int) -> None:
+    """Refuse more prompts than places.
+
+    Raises
+    ------
+    InputError
+        Naming both numbers.
+    """
+    if len(prompts) > count:
+        raise InputError(
+            f"{len(prompts)} region prompts, but {count} regions: draw more, or leave some out"
+        )

@@ -1,0 +1,213 @@
+"""The stages that give a model words: a text encoder for all domains, a prior for each.
+
+They build on finished models: the one that was bundled in this run's folder, else the one that is
+installed. A prior is bound to the very encoder whose fields it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_ssldiff.errors import InputError
+from napari_ssldiff.models.card import ModelCard, read_card
+from napari_ssldiff.models.load import load_encoder
+from napari_ssldiff.models.registry import get_card
+from napari_ssldiff.text.captions import Captions
+from napari_ssldiff.text.facts import fact_names
+from napari_ssldiff.training import meanings as m
+from napari_ssldiff.training import prior as prior_room
+from napari_ssldiff.training import text as text_room
+from napari_ssldiff.training.kept import changed, digest, note_of, stage_files, write_note
+from napari_ssldiff.training.loop import Schedule
+from napari_ssldiff.training.prepared import Prepared
+from napari_ssldiff.training.runtime import Runtime
+
+#: Stages of this module, in their order.
+WORDED = ("text", "prior")
+
+
+@dataclass(frozen=True)
+class Worded:
+    """The text stages of a run.
+
+    Parameters
+    ----------
+    run
+        Its configuration, images and folder.
+    """
+
+    run: Prepared
+
+    def card(self, domain: str) -> ModelCard:
+        """The finished pixel model of a domain.
+
+        Raises
+        ------
+        ModelError
+            If it is neither bundled in this run's folder nor installed.
+        """
+        model = str(self.run.config["domains"][domain]["model"])
+        own = self.run.output / "bundle" / model / "card.yaml"
+        return read_card(own) if own.is_file() else get_card(model)
+
+    def subject(self, domain: str) -> str:
+        """What captions of a domain speak of: ``"histology"`` or ``"remote sensing"``."""
+        return str(self.run.config["domains"][domain]["card"]["domain"])
+
+    @cached_property
+    def subjects(self) -> list[str]:
+        """Of all domains, each once."""
+        return list(dict.fromkeys(self.subject(d) for d in self.run.domains))
+
+    def window(self, domain: str) -> int:
+        """Cells along a window of the prior."""
+        stated = self.run.config["prior"]["window"]
+        return int(stated[domain] if isinstance(stated, dict) else stated)
+
+    def prior_config(self, domain: str) -> dict[str, Any]:
+        """The section ``prior`` as it holds for one domain."""
+        width = int(self.card(domain).parts["encoder"]["width"])
+        condition = int(self.run.config["text"]["width"])
+        return {
+            **self.run.config["prior"],
+            "window": self.window(domain), "width": width, "condition": condition,
+        }  # fmt: skip
+
+    def meanings(
+        self, domain: str, part: str = "train", runtime: Runtime | None = None
+    ) -> list[m.Meaning]:
+        """Fields, facts and small pictures of a domain's images, kept in the output folder."""
+        tail = "" if part == "train" else f"-{part}"
+        path = self.run.output / f"meanings-{domain}{tail}.safetensors"
+        card, config = self.card(domain), self.run.config
+        section = config["domains"][domain]
+        origin = {
+            "encoder": digest([card.weights[n] for n in card.parts["encoder"]["weights"]]),
+            "configuration": digest(
+                [config["prior"][k] for k in ("seed", "versions")]
+                + [section[k] for k in ("resolution", "unit", "augment", "pixels")]
+            ),
+        }
+        if path.is_file() and note_of(path).is_file() and not changed(path, origin):
+            return m.load(path)
+        sets = self.run.images.sets(domain, "pixels", part, card.cell * 2)
+        if not sets:
+            return []
+        stated = config["prior"]["versions"]
+        versions = int(stated[domain] if isinstance(stated, dict) else stated)
+        versions = versions if part == "train" else 1
+        self.run.log(f"embedding the images of {domain} ({part})")
+        encoder = load_encoder(card, torch.device("cpu"))
+        entries = section["pixels"]
+        made = list(
+            m.prepare(
+                sets, section["augment"], encoder.network, card.cell, self.subject(domain),
+                versions, m.label_table(self.run.images.paths[0], entries),
+                int(config["prior"]["seed"]), runtime,
+            )
+        )  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        note_of(path).unlink(missing_ok=True)
+        m.save(path, made)
+        write_note(path, origin)
+        return made
+
+    def captions(self, domain: str, runtime: Runtime | None = None) -> Captions:
+        """Captions of a domain's areas; quantiles are those of its training images."""
+        cells = int(self.run.config["text"]["cells"])
+        found = self.meanings(domain, "train", runtime)
+        return m.captions_of(self.subject(domain), found, min(cells, _side(found)))
+
+    def corpus(self, part: str, runtime: Runtime | None = None) -> dict[str, Any]:
+        """By subject: areas, and the captions of the training images."""
+        pairs = {
+            self.subject(d): (self.meanings(d, part, runtime), self.captions(d, runtime))
+            for d in self.run.domains
+        }
+        return {k: pair for k, pair in pairs.items() if pair[0]}
+
+    def encoder(self) -> tuple[Any, text_room.Words]:
+        """The trained text encoder and its words.
+
+        Raises
+        ------
+        InputError
+            If it was not trained.
+        """
+        folder = self.run.folder("text")
+        if not stage_files(folder):
+            raise InputError(
+                f"prior needs {folder}, which holds no trained network: run `napari-ssldiff train "
+                f"text DATA -o {self.run.output}` first"
+            )
+        return text_room.result(self.subjects, self.run.config["text"], folder)
+
+    def start(
+        self,
+        stage: str,
+        domain: str | None,
+        plan: Schedule,
+        folder: Path,
+        runtime: Runtime,
+        rehearsal: bool = False,
+    ) -> Iterator[dict[str, Any]]:
+        """Train one part of a stage in ``folder``.
+
+        Parameters
+        ----------
+        rehearsal
+            On noise and without validation, for what takes as long as the real thing.
+        """
+        if stage == "text":
+            corpus = self._noise() if rehearsal else self.corpus("train", runtime)
+            apart = {} if rehearsal else self.corpus("validation", runtime)
+            yield from text_room.train(
+                corpus, self.run.config["text"], plan, folder,
+                runtime=runtime, validation=apart or None,
+            )  # fmt: skip
+            return
+        assert domain is not None
+        model, words = self.encoder()
+        config, subject = self.prior_config(domain), self.subject(domain)
+        if rehearsal:
+            found, captions = self._noise()[subject]
+            apart = []
+        else:
+            found, captions = (
+                self.meanings(domain, "train", runtime),
+                self.captions(domain, runtime),
+            )
+            apart = self.meanings(domain, "validation", runtime)
+        model = model.to(runtime.resolve().device)
+        conditioner = prior_room.Conditioner(
+            model, words, captions, float(config["said"]), float(config["noise"])
+        )
+        yield from prior_room.train(
+            found, conditioner, config, plan, folder, runtime=runtime, validation=apart
+        )
+
+    def _noise(self) -> dict[str, tuple[list[m.Meaning], Captions]]:
+        """A corpus of the right shapes and no content."""
+        rng, made = np.random.default_rng(0), {}
+        for domain in self.run.domains:
+            subject, side = self.subject(domain), 2 * self.window(domain)
+            width = int(self.card(domain).parts["encoder"]["width"])
+            vectors = rng.normal(size=(side, side, width)).astype(np.float32)
+            facts = rng.random((side, side, len(fact_names(subject)))).astype(np.float32)
+            edge = side * m.THUMB
+            picture = rng.integers(0, 256, (edge, edge, 3), np.uint8)
+            found = [m.Meaning(vectors, facts, picture)]
+            made[subject] = (found, m.captions_of(subject, found, side // 2, 64))
+        return made
+
+
+def _side(found: list[m.Meaning]) -> int:
+    return max((min(x.shape) for x in found), default=2)

@@ -23,6 +23,7 @@ from napari_ssldiff.synthesis.events import (
     Started,
     TileDone,
 )
+from napari_ssldiff.synthesis.imagine import Imagined, Prompt
 from napari_ssldiff.synthesis.request import Sampler, Source, SynthesisRequest
 from napari_ssldiff.viewer.backend import Card, EngineBackend
 from napari_ssldiff.viewer.messages import JobCancelled, JobDone, JobFailed, Message
@@ -73,6 +74,7 @@ class FakeBackend:
     requests: list[SynthesisRequest] = field(default_factory=list)
     scenes: list[Scene] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
+    prompts: list[Prompt] = field(default_factory=list)
 
     def models(self) -> list[FakeCard]:
         return [
@@ -96,6 +98,22 @@ class FakeBackend:
             raise self.load_error
         return (model_id, device)
 
+    def imagine(
+        self,
+        scene: Scene,
+        region: Region,
+        bundle: Any,
+        prompt: Prompt,
+        parameters: Any,
+        *,
+        progress: Callable[[str, float, float], None],
+        cancel: Any,
+    ) -> Imagined:
+        self.prompts.append(prompt)
+        vectors = np.ones((1, 1, 4), np.float32)
+        imagined = EmbeddingField(vectors, (0, 0), (64, 64), "fake", 1.0, "pixel")
+        return Imagined(imagined, ("it does not know 'treez'",), '{"made": "prompt"}')
+
     def make_request(
         self,
         scene: Scene,
@@ -103,6 +121,7 @@ class FakeBackend:
         bundle: Any,
         parameters: Any,
         *,
+        imagined: Imagined | None = None,
         progress: Callable[[str, float, float], None],
         cancel: Any,
     ) -> SynthesisRequest:

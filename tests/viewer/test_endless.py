@@ -19,7 +19,7 @@ from napari_ssldiff.viewer.backend import EngineBackend
 from napari_ssldiff.viewer.endless import EndlessSlide, slide_of
 from napari_ssldiff.viewer.messages import ChoreFailed, JobDone, SlideOpened, TileMade
 from napari_ssldiff.viewer.session import Parameters
-from napari_ssldiff.viewer.workbench import Workbench, notify
+from napari_ssldiff.viewer.workbench import Workbench
 from napari_ssldiff.viewer.writer import write_image
 
 BOX = Box(100, 200, 200, 150)
@@ -103,13 +103,13 @@ def test_a_job_goes_before_the_tiles_and_pausing_stops_them(
     assert isinstance(post.end(handle), JobDone)
     assert sum(isinstance(m, TileMade) for m in seen) <= 1  # what was under way may end
     assert before - slide.lazy.waiting <= 2
-    bench.pause(True)
+    bench.slides.pause(True)
     assert bench.session.slides_paused
     time.sleep(0.05)
     waiting = slide.lazy.waiting
     time.sleep(0.2)
     assert slide.lazy.waiting == waiting > 0
-    bench.pause(False)
+    bench.slides.pause(False)
     while slide.lazy.waiting:
         post.until(TileMade, bench.handle)
 
@@ -167,7 +167,7 @@ def test_a_slide_that_breaks_is_left_alone_and_the_worker_goes_on(
     tmp_path: Path,
 ) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(f"{notify.__module__}.notify", shown.append)
+    monkeypatch.setattr("napari_ssldiff.viewer.workbench.notify", shown.append)
 
     def broken(check: Any) -> None:
         raise ModelError("the network's answer is not finite")

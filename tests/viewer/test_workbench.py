@@ -13,6 +13,7 @@ from napari.components import ViewerModel
 
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes import open_scene
+from napari_ssldiff.viewer import told as limits
 from napari_ssldiff.viewer import workbench as module
 from napari_ssldiff.viewer.messages import JobCancelled, JobDone, JobFailed, JobPainted, JobPreview
 from napari_ssldiff.viewer.session import Parameters
@@ -89,7 +90,7 @@ def test_without_a_scene_one_clear_line_says_so(post: Any, backend: Any) -> None
 def test_a_huge_region_needs_a_yes(
     post: Any, backend: Any, monkeypatch: pytest.MonkeyPatch, viewer: ViewerModel
 ) -> None:
-    monkeypatch.setattr(module, "LARGE", 1000)
+    monkeypatch.setattr(limits, "LARGE", 1000)
     asked: list[str] = []
     bench = Workbench(viewer, post.deliver, backend, lambda text: bool(asked.append(text)))
     bench.regions.add(Region.from_box(BOX), "rectangle")

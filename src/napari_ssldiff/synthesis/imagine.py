@@ -103,19 +103,22 @@ def conditions(
         told = words.text.check(text)
         if told:
             notes.append(told)
-        return words.text.text([text])[0]
+        (vector,) = words.text.text([text])
+        found: Vectors = vector
+        return found
 
     layout, rng = read_layout(prompt.text), np.random.default_rng([prompt.seed, 0x1A])
-    grid = np.broadcast_to(meaning(layout.root or prompt.text), (*shape, words.text.width))
+    root = meaning(layout.root or prompt.text)
+    grid: Vectors = np.broadcast_to(root, (*shape, len(root)))
     if layout.text:
         notes.append(f"read as {layout.text}")
     for part in layout.parts:
         weights = place_weights(part.place, shape, prompt.feather, rng)
         grid = mixed(grid, meaning(part.prompt), weights)
-    for part in prompt.regions:
-        if part.text.strip():
-            weights = _inside(part.region, shape, origin, cell, prompt.feather)
-            grid = mixed(grid, meaning(part.text), weights)
+    for one in prompt.regions:
+        if one.text.strip():
+            weights = _inside(one.region, shape, origin, cell, prompt.feather)
+            grid = mixed(grid, meaning(one.text), weights)
     return np.ascontiguousarray(grid, np.float32), tuple(dict.fromkeys(notes))
 
 
@@ -176,7 +179,7 @@ def _inside(
     moved = Region.from_vertices(np.asarray(region.vertices) - np.asarray(origin))
     box = Box(0, 0, shape[0] * fine, shape[1] * fine)
     mask = moved.mask(box, (fine / cell[0], fine / cell[1])).astype(np.float32)
-    weights = mask.reshape(shape[0], fine, shape[1], fine).mean((1, 3))
+    weights: NDArray[np.float32] = mask.reshape(shape[0], fine, shape[1], fine).mean((1, 3))
     if feather > 0:
         weights = gaussian_filter(weights, feather / 2, mode="nearest")
     return weights

@@ -10,12 +10,14 @@ from napari_ssldiff.cache import cache_dir
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.embeddings.extract import embed_box, grid_scale
 from napari_ssldiff.embeddings.field import EmbeddingField
-from napari_ssldiff.errors import InputError
+from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.models.load import ModelBundle
+from napari_ssldiff.models.priors import Words
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.frame import Frame, plan_frame
+from napari_ssldiff.synthesis.imagine import Imagined, Prompt, imagine
 from napari_ssldiff.synthesis.request import EVERYWHERE, Grid, Sampler, Source, SynthesisRequest
 
 Report = Callable[[str, float, float], None]
@@ -84,6 +86,54 @@ def embed_region(
         cache=cache or cache_dir() / "fields",
         progress=lambda done, total: progress("embedding", done, total) if progress else None,
         check=cancel.raise_if_cancelled if cancel else lambda: None,
+    )
+
+
+def imagine_region(
+    scene: Scene,
+    region: Region,
+    bundle: ModelBundle,
+    words: Words,
+    prompt: Prompt,
+    *,
+    grid: Grid = "source",
+    context: int = 0,
+    grow: int = 0,
+    progress: Report | None = None,
+    cancel: CancelToken | None = None,
+) -> Imagined:
+    """A field of a prompt over the canvas of a region, in the place of :func:`embed_region`.
+
+    Parameters
+    ----------
+    words
+        A prior of the bundle's encoder.
+    progress
+        Told ``("imagining", steps done, steps)``.
+
+    Raises
+    ------
+    InputError
+        If the prompt is empty or says nothing that the text encoder knows.
+    ModelError
+        If the prior makes fields of another encoder.
+    """
+    spec = bundle.encoder.spec
+    if words.prior.facts.encoder != spec.id:
+        raise ModelError(
+            f"{words.card.id} makes fields of {words.prior.facts.encoder}, {bundle.card.id} is "
+            f"conditioned on {spec.id}: use the prior that belongs to it"
+        )
+    frame = frame_of(scene, region, bundle, grid, context, grow)
+    (sy, sx), canvas, cell = grid_scale(scene, spec), frame.canvas, spec.cell
+    return imagine(
+        words,
+        prompt,
+        (-(-canvas.h // cell), -(-canvas.w // cell)),
+        (canvas.y * sy, canvas.x * sx),
+        (cell * sy, cell * sx),
+        check=cancel.raise_if_cancelled if cancel else lambda: None,
+        progress=lambda done, total: progress("imagining", done, total) if progress else None,
     )
 
 

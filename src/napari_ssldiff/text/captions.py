@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 Range = tuple[float, float]
 _LOW, _HIGH = (0.0, 0.3), (0.7, 1.0)
@@ -203,14 +205,16 @@ class Captions:
         ``(n, facts)``: areas of the training images, whose quantiles the statements speak of.
     """
 
-    def __init__(self, domain: str, names: Sequence[str], population: np.ndarray) -> None:  # type: ignore[type-arg]
+    def __init__(
+        self, domain: str, names: Sequence[str], population: NDArray[np.floating[Any]]
+    ) -> None:
         self.domain, self.names = domain, tuple(names)
         self._sorted = np.sort(np.asarray(population, np.float64), 0)
         self.statements = [
             s for s in STATEMENTS.get(domain, ()) if all(name in self.names for name in s.when)
         ]
 
-    def quantiles(self, facts: np.ndarray) -> dict[str, float]:  # type: ignore[type-arg]
+    def quantiles(self, facts: NDArray[np.floating[Any]]) -> dict[str, float]:
         """Where the ``(facts,)`` of an area lie among the population."""
         n = len(self._sorted)
         return {
@@ -218,7 +222,7 @@ class Captions:
             for i, name in enumerate(self.names)
         }
 
-    def true_of(self, facts: np.ndarray, label: str = "") -> list[Statement]:  # type: ignore[type-arg]
+    def true_of(self, facts: NDArray[np.floating[Any]], label: str = "") -> list[Statement]:
         """The statements that hold for an area."""
         at = self.quantiles(facts)
         return [
@@ -228,7 +232,9 @@ class Captions:
             and all(low <= at[name] <= high for name, (low, high) in s.when.items())
         ]
 
-    def caption(self, facts: np.ndarray, label: str, rng: np.random.Generator) -> str:  # type: ignore[type-arg]
+    def caption(
+        self, facts: NDArray[np.floating[Any]], label: str, rng: np.random.Generator
+    ) -> str:
         """One sentence about an area; ``""`` where nothing can be said."""
         chosen = self.true_of(facts, label)
         if not chosen:

@@ -73,37 +73,61 @@ def cut(meaning: Meaning, y: int, x: int, rows: int, columns: int) -> Area:
     )  # fmt: skip
 
 
-def draw(meanings: Sequence[Meaning], rows: int, columns: int, rng: np.random.Generator) -> Area:
-    """An area of that many cells, images by their size and places uniformly.
+class Areas:
+    """Areas of any size out of some images.
 
-    Raises
-    ------
-    InputError
-        If no image is that large.
+    Parameters
+    ----------
+    meanings
+        The images.
     """
-    room = np.array(
-        [max(0, m.shape[0] - rows + 1) * max(0, m.shape[1] - columns + 1) for m in meanings], float
-    )
-    if not room.any():
-        raise InputError(
-            f"no image has {columns} × {rows} cells: give larger ones, or set prior.window lower"
-        )
-    # The root keeps large images from being nearly all that is seen.
-    meaning = meanings[int(rng.choice(len(meanings), p=np.sqrt(room) / np.sqrt(room).sum()))]
-    y = int(rng.integers(meaning.shape[0] - rows + 1))
-    x = int(rng.integers(meaning.shape[1] - columns + 1))
-    return cut(meaning, y, x, rows, columns)
+
+    def __init__(self, meanings: Sequence[Meaning]) -> None:
+        self.meanings = list(meanings)
+        self._shapes = np.array([m.shape for m in self.meanings]).reshape(-1, 2)
+        self._shares: dict[tuple[int, int], NDArray[np.float64]] = {}
+
+    def __len__(self) -> int:
+        return len(self.meanings)
+
+    @property
+    def largest(self) -> int:
+        """Cells along the largest square area."""
+        return int(self._shapes.min(1).max()) if len(self) else 0
+
+    def draw(self, rows: int, columns: int, rng: np.random.Generator) -> Area:
+        """An area of that many cells, images by their size and places uniformly.
+
+        Raises
+        ------
+        InputError
+            If no image is that large.
+        """
+        if (rows, columns) not in self._shares:
+            room = (self._shapes - (rows - 1, columns - 1)).clip(0).prod(1)
+            if not room.any():
+                raise InputError(
+                    f"no image has {columns} × {rows} cells: give larger ones, or set "
+                    "prior.window lower"
+                )
+            # The root keeps large images from being nearly all that is seen.
+            self._shares[rows, columns] = np.cumsum(np.sqrt(room)) / np.sqrt(room).sum()
+        chosen = int(np.searchsorted(self._shares[rows, columns], rng.random(), side="right"))
+        meaning = self.meanings[min(chosen, len(self) - 1)]
+        y = int(rng.integers(meaning.shape[0] - rows + 1))
+        x = int(rng.integers(meaning.shape[1] - columns + 1))
+        return cut(meaning, y, x, rows, columns)
 
 
 def captions_of(
-    domain: str, meanings: Sequence[Meaning], cells: int, count: int = 4000, seed: int = 0
+    domain: str, areas: Areas, cells: int, count: int = 4000, seed: int = 0
 ) -> Captions:
     """Captions whose quantiles are those of areas of up to ``cells`` cells a side."""
     rng = np.random.default_rng(seed)
     facts = []
     for _ in range(count):
         side = int(rng.integers(2, cells + 1))
-        facts.append(draw(meanings, side, side, rng).facts)
+        facts.append(areas.draw(side, side, rng).facts)
     return Captions(domain, fact_names(domain), np.stack(facts))
 
 

@@ -18,7 +18,7 @@ from napari_ssldiff.text.captions import Captions
 from napari_ssldiff.text.prior import PriorNetwork
 from napari_ssldiff.training.diffusion import draw_timesteps
 from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
-from napari_ssldiff.training.meanings import Area, Meaning, condition_pictures, draw
+from napari_ssldiff.training.meanings import Area, Areas, condition_pictures
 from napari_ssldiff.training.text import Words, normalise_pictures
 from napari_ssldiff.training.validation import fixed_batches
 from napari_ssldiff.training.weights import restore
@@ -72,7 +72,7 @@ class Conditioner:
 
 
 def draw_windows(
-    meanings: Sequence[Meaning],
+    areas: Areas,
     conditioner: Conditioner,
     window: int,
     count: int,
@@ -88,20 +88,20 @@ def draw_windows(
     -------
     ``(count, window, window, d)`` unit vectors and ``(count, window², condition)``.
     """
-    areas: list[Area] = []
+    drawn: list[Area] = []
     plans: list[tuple[int, int, bool]] = []  # first area, cut (0: one area), along columns
     for _ in range(count):
         at = int(rng.integers(1, window)) if rng.random() < composed else 0
-        plans.append((len(areas), at, bool(rng.integers(2))))
-        areas += [draw(meanings, window, window, rng) for _ in range(2 if at else 1)]
-    conditions = conditioner(areas, rng)
-    vectors = np.empty((count, window, window, areas[0].vectors.shape[-1]), np.float32)
+        plans.append((len(drawn), at, bool(rng.integers(2))))
+        drawn += [areas.draw(window, window, rng) for _ in range(2 if at else 1)]
+    conditions = conditioner(drawn, rng)
+    vectors = np.empty((count, window, window, drawn[0].vectors.shape[-1]), np.float32)
     grids = torch.empty(count, window, window, conditions.shape[1])
     for n, (first, at, columns) in enumerate(plans):
-        vectors[n], grids[n] = areas[first].vectors, conditions[first]
+        vectors[n], grids[n] = drawn[first].vectors, conditions[first]
         if at:
             there = np.s_[:, at:] if columns else np.s_[at:]
-            vectors[n][there] = areas[first + 1].vectors[there]
+            vectors[n][there] = drawn[first + 1].vectors[there]
             grids[n][there] = conditions[first + 1]
     return torch.from_numpy(vectors), grids.flatten(1, 2)
 
@@ -109,7 +109,7 @@ def draw_windows(
 def _terms(
     model: PriorNetwork,
     trainer: Trainer,
-    meanings: Sequence[Meaning],
+    areas: Areas,
     conditioner: Conditioner,
     config: Mapping[str, Any],
     drop: float,
@@ -119,7 +119,7 @@ def _terms(
     scheduler = kind(prediction_type=config["prediction"], **config["scheduler"])
     count = int(config["batch"])
     vectors, tokens = draw_windows(
-        meanings, conditioner, int(config["window"]), count, float(config["composed"]), rng
+        areas, conditioner, int(config["window"]), count, float(config["composed"]), rng
     )
     keep = torch.from_numpy(rng.random(count) >= drop).float()
     condition = model.projection((tokens * keep[:, None, None]).to(trainer.device))
@@ -139,14 +139,14 @@ def _terms(
 
 
 def train(
-    meanings: Sequence[Meaning],
+    areas: Areas,
     conditioner: Conditioner,
     config: Mapping[str, Any],
     schedule: Schedule,
     directory: Path,
     *,
     runtime: Runtime | None = None,
-    validation: Sequence[Meaning] = (),
+    validation: Areas | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train one prior; yields metric rows.
 
@@ -162,27 +162,28 @@ def train(
         If no image is as large as a window, or embeddings are not as wide as configured.
     """
     seed, window = int(config["seed"]), int(config["window"])
-    width = meanings[0].vectors.shape[-1] if meanings else 0
+    width = areas.meanings[0].vectors.shape[-1] if len(areas) else 0
     if width != int(config["width"]):
         raise InputError(
             f"the encoder's vectors have {width} numbers, prior.width says {config['width']}"
         )
     torch.manual_seed(seed)
     model = PriorNetwork(config)
-    cells = np.concatenate([m.vectors.reshape(-1, width) for m in meanings])
+    cells = np.concatenate([m.vectors.reshape(-1, width) for m in areas.meanings])
     some = np.random.default_rng(seed).permutation(len(cells))[:20_000]
     model.axes.fit(torch.from_numpy(cells[some]), float(config["sharpness"]))
     trainer = Trainer(model, directory, schedule, seed, runtime or Runtime())
-    large = [m for m in validation if min(m.shape) >= window]
+    apart = validation if validation is not None and validation.largest >= window else None
     drop = float(config["unconditional"])
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        return _terms(model, trainer, meanings, conditioner, config, drop, rng)
+        return _terms(model, trainer, areas, conditioner, config, drop, rng)
 
     def held_out(module: Any, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        return _terms(module, trainer, large, conditioner, config, 0.0, rng)
+        assert apart is not None
+        return _terms(module, trainer, apart, conditioner, config, 0.0, rng)
 
-    yield from trainer.run(loss, validate=fixed_batches(held_out, 4, seed) if large else None)
+    yield from trainer.run(loss, validate=fixed_batches(held_out, 4, seed) if apart else None)
 
 
 def result(config: Mapping[str, Any], directory: Path) -> PriorNetwork:

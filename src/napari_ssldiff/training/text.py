@@ -16,14 +16,14 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.text.captions import Captions, vocabulary
 from napari_ssldiff.text.encoder import VOCABULARY, TokenTable
 from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
-from napari_ssldiff.training.meanings import Area, Meaning, condition_pictures, draw
+from napari_ssldiff.training.meanings import Area, Areas, condition_pictures
 from napari_ssldiff.training.state import replace_file, write_tensors
 from napari_ssldiff.training.validation import fixed_batches
 from napari_ssldiff.training.weights import restore
 
 #: What the vision tower takes: mean and deviation of [0, 1].
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-Corpus = Mapping[str, tuple[Sequence[Meaning], Captions]]
+Corpus = Mapping[str, tuple[Areas, Captions]]
 
 
 class Words:
@@ -89,19 +89,19 @@ def draw_pairs(
     corpus: Corpus, count: int, cells: int, rng: np.random.Generator
 ) -> tuple[list[Area], list[str]]:
     """Areas of 2 to ``cells`` cells a side and a caption of each, domains in equal parts."""
-    areas: list[Area] = []
+    drawn: list[Area] = []
     texts: list[str] = []
     names = list(corpus)
-    while len(areas) < count:
-        meanings, captions = corpus[names[len(areas) % len(names)]]
-        most = min(cells, max(min(m.shape) for m in meanings))
+    while len(drawn) < count:
+        areas, captions = corpus[names[len(drawn) % len(names)]]
+        most = min(cells, areas.largest)
         side = int(rng.integers(2, most + 1)) if most > 2 else most
-        area = draw(meanings, side, side, rng)
+        area = areas.draw(side, side, rng)
         text = captions.caption(area.facts, area.label, rng)
         if text:
-            areas.append(area)
+            drawn.append(area)
             texts.append(text)
-    return areas, texts
+    return drawn, texts
 
 
 def contrast(

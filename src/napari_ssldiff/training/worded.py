@@ -80,9 +80,7 @@ class Worded:
             "window": self.window(domain), "width": width, "condition": condition,
         }  # fmt: skip
 
-    def meanings(
-        self, domain: str, part: str = "train", runtime: Runtime | None = None
-    ) -> list[m.Meaning]:
+    def meanings(self, domain: str, part: str = "train", runtime: Runtime | None = None) -> m.Areas:
         """Fields, facts and small pictures of a domain's images, kept in the output folder."""
         tail = "" if part == "train" else f"-{part}"
         path = self.run.output / f"meanings-{domain}{tail}.safetensors"
@@ -96,10 +94,10 @@ class Worded:
             ),
         }
         if path.is_file() and note_of(path).is_file() and not changed(path, origin):
-            return m.load(path)
+            return m.Areas(m.load(path))
         sets = self.run.images.sets(domain, "pixels", part, card.cell * 2)
         if not sets:
-            return []
+            return m.Areas([])
         stated = config["prior"]["versions"]
         versions = int(stated[domain] if isinstance(stated, dict) else stated)
         versions = versions if part == "train" else 1
@@ -118,13 +116,13 @@ class Worded:
         note_of(path).unlink(missing_ok=True)
         m.save(path, made)
         write_note(path, origin)
-        return made
+        return m.Areas(made)
 
     def captions(self, domain: str, runtime: Runtime | None = None) -> Captions:
         """Captions of a domain's areas; quantiles are those of its training images."""
         cells = int(self.run.config["text"]["cells"])
         found = self.meanings(domain, "train", runtime)
-        return m.captions_of(self.subject(domain), found, min(cells, _side(found)))
+        return m.captions_of(self.subject(domain), found, min(cells, found.largest))
 
     def corpus(self, part: str, runtime: Runtime | None = None) -> dict[str, Any]:
         """By subject: areas, and the captions of the training images."""
@@ -132,7 +130,7 @@ class Worded:
             self.subject(d): (self.meanings(d, part, runtime), self.captions(d, runtime))
             for d in self.run.domains
         }
-        return {k: pair for k, pair in pairs.items() if pair[0]}
+        return {k: pair for k, pair in pairs.items() if len(pair[0])}
 
     def encoder(self) -> tuple[Any, text_room.Words]:
         """The trained text encoder and its words.
@@ -168,10 +166,10 @@ class Worded:
         """
         if stage == "text":
             corpus = self._noise() if rehearsal else self.corpus("train", runtime)
-            apart = {} if rehearsal else self.corpus("validation", runtime)
+            held = {} if rehearsal else self.corpus("validation", runtime)
             yield from text_room.train(
                 corpus, self.run.config["text"], plan, folder,
-                runtime=runtime, validation=apart or None,
+                runtime=runtime, validation=held or None,
             )  # fmt: skip
             return
         assert domain is not None
@@ -179,7 +177,7 @@ class Worded:
         config, subject = self.prior_config(domain), self.subject(domain)
         if rehearsal:
             found, captions = self._noise()[subject]
-            apart = []
+            apart = None
         else:
             found, captions = (
                 self.meanings(domain, "train", runtime),
@@ -194,7 +192,7 @@ class Worded:
             found, conditioner, config, plan, folder, runtime=runtime, validation=apart
         )
 
-    def _noise(self) -> dict[str, tuple[list[m.Meaning], Captions]]:
+    def _noise(self) -> dict[str, tuple[m.Areas, Captions]]:
         """A corpus of the right shapes and no content."""
         rng, made = np.random.default_rng(0), {}
         for domain in self.run.domains:
@@ -204,10 +202,6 @@ class Worded:
             facts = rng.random((side, side, len(fact_names(subject)))).astype(np.float32)
             edge = side * m.THUMB
             picture = rng.integers(0, 256, (edge, edge, 3), np.uint8)
-            found = [m.Meaning(vectors, facts, picture)]
+            found = m.Areas([m.Meaning(vectors, facts, picture)])
             made[subject] = (found, m.captions_of(subject, found, side // 2, 64))
         return made
-
-
-def _side(found: list[m.Meaning]) -> int:
-    return max((min(x.shape) for x in found), default=2)

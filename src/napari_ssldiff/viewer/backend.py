@@ -11,9 +11,11 @@ from napari_ssldiff.viewer.native import load_triton_apart
 from napari_ssldiff.viewer.session import Parameters
 
 if TYPE_CHECKING:
+    from napari_ssldiff.models.priors import Words
     from napari_ssldiff.synthesis.endless import LazyScene
     from napari_ssldiff.synthesis.events import Event
     from napari_ssldiff.synthesis.explore import Arrangement
+    from napari_ssldiff.synthesis.imagine import Imagined, Prompt
     from napari_ssldiff.synthesis.request import SynthesisRequest
 
 #: Where the user looks: ``(y, x)`` in level-0 pixels, or ``None`` where that is nowhere. Called on
@@ -61,6 +63,17 @@ class Backend(Protocol):
     def devices(self) -> tuple[str, ...]: ...
     def new_cancel(self) -> Cancel: ...
     def load(self, model_id: str, device: str) -> Any: ...
+    def imagine(
+        self,
+        scene: Scene,
+        region: Region,
+        bundle: Any,
+        prompt: Prompt,
+        parameters: Parameters,
+        *,
+        progress: ProgressCall,
+        cancel: Any,
+    ) -> Imagined: ...
     def make_request(
         self,
         scene: Scene,
@@ -68,6 +81,7 @@ class Backend(Protocol):
         bundle: Any,
         parameters: Parameters,
         *,
+        imagined: Imagined | None = None,
         progress: ProgressCall,
         cancel: Any,
     ) -> SynthesisRequest: ...
@@ -96,6 +110,9 @@ class Backend(Protocol):
 
 class EngineBackend:
     """This package's own engine, in this process."""
+
+    def __init__(self) -> None:
+        self._words: dict[tuple[str, str], Words] = {}
 
     def models(self) -> Sequence[Card]:
         """Cards of all models at hand; loads no torch."""
@@ -137,6 +154,32 @@ class EngineBackend:
 
         return load_bundle(model_id, device)
 
+    def imagine(
+        self,
+        scene: Scene,
+        region: Region,
+        bundle: Any,
+        prompt: Prompt,
+        parameters: Parameters,
+        *,
+        progress: ProgressCall,
+        cancel: Any,
+    ) -> Imagined:
+        """A field of a prompt for a region; the prior is loaded at its first use and kept."""
+        from napari_ssldiff.models.priors import load_words, prior_for
+        from napari_ssldiff.synthesis.prepare import imagine_region
+
+        spec = bundle.encoder.spec
+        key = spec.id, str(bundle.device)
+        if key not in self._words:
+            self._words[key] = load_words(prior_for(spec.id), str(bundle.device))
+        pixels = _pixels(scene, bundle, parameters)
+        made: Imagined = imagine_region(
+            scene, region, bundle, self._words[key], prompt, grid="source", grow=pixels["grow"],
+            context=max(pixels["context"], pixels["match"]), progress=progress, cancel=cancel,
+        )  # fmt: skip
+        return made
+
     def make_request(
         self,
         scene: Scene,
@@ -144,10 +187,11 @@ class EngineBackend:
         bundle: Any,
         parameters: Parameters,
         *,
+        imagined: Imagined | None = None,
         progress: ProgressCall,
         cancel: Any,
     ) -> SynthesisRequest:
-        """Embed the region; output in the source's own pixels."""
+        """Embed the region, or take what was imagined; output in the source's own pixels."""
         from napari_ssldiff.synthesis import make_request
         from napari_ssldiff.synthesis.request import Sampler
 
@@ -158,18 +202,15 @@ class EngineBackend:
             strength=parameters.strength,
             seed=parameters.seed,
         )
-        own, edges, spec = scene.encoder_pixel_size, parameters.edges, bundle.encoder.spec
-        model = PixelSize(spec.resolution, spec.resolution, spec.unit)
         request: SynthesisRequest = make_request(
             scene,
             region,
             bundle,
             sampler,
+            field=None if imagined is None else imagined.field,
+            history=() if imagined is None else (imagined.record,),
             grid="source",
-            grow=edges.grow.pixels(own, "grow"),
-            feather=edges.feather.pixels(own, "feather"),
-            context=edges.context.pixels(model, "context"),
-            match=edges.match.pixels(model, "match"),
+            **_pixels(scene, bundle, parameters),
             progress=progress,
             cancel=cancel,
         )
@@ -218,3 +259,15 @@ class EngineBackend:
             progress=progress, cancel=cancel,
         )  # fmt: skip
         return made
+
+
+def _pixels(scene: Scene, bundle: Any, parameters: Parameters) -> dict[str, int]:
+    """How a variation meets its surroundings, in the pixels that a request counts in."""
+    own, edges, spec = scene.encoder_pixel_size, parameters.edges, bundle.encoder.spec
+    model = PixelSize(spec.resolution, spec.resolution, spec.unit)
+    return {
+        "grow": edges.grow.pixels(own, "grow"),
+        "feather": edges.feather.pixels(own, "feather"),
+        "context": edges.context.pixels(model, "context"),
+        "match": edges.match.pixels(model, "match"),
+    }

@@ -36,6 +36,7 @@ from napari_ssldiff.viewer.worker import Engine, JobControl
 
 if TYPE_CHECKING:
     from napari_ssldiff.synthesis.explore import Arrangement
+    from napari_ssldiff.synthesis.imagine import Prompt
 
 Post = Callable[[Message], None]
 _numbers = itertools.count(1)
@@ -48,7 +49,7 @@ def _next_id() -> int:
 
 @dataclass(frozen=True, eq=False)
 class GenerateJob:
-    """Vary one region of a scene into an overlay.
+    """Vary one region of a scene into an overlay, or fill it with what words say.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ class GenerateJob:
         the part that changed.
     focus
         Where the user looks; tiles there come first.
+    prompt
+        Takes the place of the region's own embeddings.
     """
 
     scene: Scene
@@ -72,27 +75,38 @@ class GenerateJob:
     parameters: Parameters
     paint: Callable[[Box, NDArray[np.uint8]], Box]
     focus: Focus = lambda: None
+    prompt: Prompt | None = None
     id: int = field(default_factory=_next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
-        """Load, embed, sample, paint."""
+        """Load, embed or imagine, sample, paint."""
         # Loads the engine and torch the first time: here, and not at the module's import.
         from napari_ssldiff.synthesis.events import Finished, Preview, Progress, TileDone
 
         report = Reporter(self.id, post)
         bundle, token = _load(self, engine, control, report)
-        seconds, tiles = 0.0, 0
+        seconds, tiles, notes = 0.0, 0, ()
         try:
-            report("Reading the region")
+            imagined = None
+            if self.prompt is not None:
+                report("Reading the words")
+                imagined = engine.backend.imagine(
+                    self.scene, self.region, bundle, self.prompt, self.parameters,
+                    progress=report, cancel=token,
+                )  # fmt: skip
+            else:
+                report("Reading the region")
             request = engine.backend.make_request(
-                self.scene, self.region, bundle, self.parameters, progress=report, cancel=token
-            )
+                self.scene, self.region, bundle, self.parameters,
+                imagined=imagined, progress=report, cancel=token,
+            )  # fmt: skip
             facts = {
                 "device": str(getattr(bundle, "device", self.device)),
                 "crs": self.scene.crs,
                 "over_the_overlay": self.parameters.over,
             }
-            post(JobPrepared(self.id, provenance_of(request, extra=facts)))
+            notes = () if imagined is None else imagined.notes
+            post(JobPrepared(self.id, provenance_of(request, extra=facts), notes))
             report("Starting to sample")
             events = engine.backend.synthesize(
                 request, bundle=bundle, scene=self.scene, cancel=token, focus=self.focus
@@ -116,7 +130,10 @@ class GenerateJob:
             kept = f"; {tiles} finished tiles stay" if tiles else ""
             raise Cancelled(f"Cancelled{kept}.") from None
         b = self.region.bounds
-        return f"{b.w} × {b.h} px varied in {duration(seconds)} (seed {self.parameters.seed})."
+        done = "varied" if self.prompt is None else "synthesised"
+        told = "".join(f" {note[:1].upper()}{note[1:]}." for note in notes)
+        took = f"{duration(seconds)} (seed {self.parameters.seed})"
+        return f"{b.w} × {b.h} px {done} in {took}.{told}"
 
 
 @dataclass(frozen=True, eq=False)

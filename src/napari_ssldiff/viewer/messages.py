@@ -37,10 +37,12 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class JobPrepared:
-    """The request is complete; ``provenance`` is what its pixels will carry."""
+    """The request is complete; ``provenance`` is what its pixels will carry, ``notes`` are lines
+    on how words were read."""
 
     job: int
     provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

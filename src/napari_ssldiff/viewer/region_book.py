@@ -26,16 +26,19 @@ if TYPE_CHECKING:
 
 #: Marks the layer as ours; the value is the scene's path.
 REGIONS_KEY = "napari_ssldiff_regions"
+#: The column of the layer's features that holds prompts.
+PROMPT = "prompt"
 _STYLE = {"edge_color": "#ffb000", "face_color": "transparent"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One shape of the layer: a region, or what is wrong with it."""
+    """One shape of the layer: a region, or what is wrong with it; and its own prompt."""
 
     index: int
     text: str
     region: Region | None
+    prompt: str = ""
 
 
 class RegionBook:
@@ -134,15 +137,36 @@ class RegionBook:
         layer, source, scene = self.layer, self._source, self._scene
         if layer is None or source is None or scene is None:
             return []
-        rows = []
+        rows, prompts = [], self._prompts()
         for i, (data, kind) in enumerate(zip(layer.data, layer.shape_type, strict=True)):
             try:
                 points = to_scene_pixels(data, layer, source)
                 region = region_of_shape(points, str(kind), scene.box)
-                rows.append(Row(i, describe(region, str(kind)), region))
+                rows.append(Row(i, describe(region, str(kind)), region, prompts[i]))
             except InputError as error:
                 rows.append(Row(i, f"{str(kind).capitalize()} · {error}", None))
         return rows
+
+    def set_prompt(self, text: str) -> None:
+        """Give the chosen shapes a prompt of their own; ``""`` takes it from them."""
+        layer = self.layer
+        if layer is None or not self.selected:
+            return
+        prompts = self._prompts()
+        changed = [text if i in self.selected else old for i, old in enumerate(prompts)]
+        if changed != prompts:
+            layer.features = layer.features.assign(**{PROMPT: changed})
+            layer.feature_defaults = {PROMPT: ""}  # napari would give new shapes the last one's
+            self.changed.emit()
+
+    def _prompts(self) -> list[str]:
+        """Of every shape, from the layer's features, where they are saved and copied with it."""
+        layer = self.layer
+        if layer is None:
+            return []
+        if PROMPT not in layer.features:
+            return [""] * len(layer.data)
+        return [text if isinstance(text, str) else "" for text in layer.features[PROMPT]]
 
     @property
     def selected(self) -> set[int]:

@@ -63,6 +63,15 @@ class Parameters:
 
 
 @dataclass(frozen=True)
+class Wording:
+    """What is to be seen, in words, as in :class:`napari_ssldiff.synthesis.imagine.Prompt`."""
+
+    prompt: str = ""
+    negative: str = ""
+    guidance: float = 3.0
+
+
+@dataclass(frozen=True)
 class WorkProgress:
     """Stage in words, part done in [0, 1] (``None``: unknown) and seconds left, if known."""
 
@@ -104,6 +113,7 @@ class Session:
     device: str = "auto"
     devices: tuple[str, ...] = ()
     parameters: Parameters = field(default_factory=Parameters)
+    wording: Wording = field(default_factory=Wording)
     busy: bool = False
     cancelling: bool = False
     held: bool = False

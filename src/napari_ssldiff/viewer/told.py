@@ -1,4 +1,4 @@
-"""Actions of the user's whose errors are told instead of raised."""
+"""What is said to the user, and asked: errors, and before very large regions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from napari_ssldiff.errors import SSLDiffError
+from napari_ssldiff.errors import InputError, SSLDiffError
+from napari_ssldiff.geometry import Region
 from napari_ssldiff.viewer.session import Severity
 
 
@@ -35,3 +36,30 @@ def told(
         return True
 
     return run
+
+
+#: Regions larger than this are asked about: they take minutes to hours and gigabytes.
+LARGE = 64_000_000
+
+
+def guard_size(region: Region, what: str, confirm: Callable[[str], bool]) -> None:
+    """Ask before a very large region is worked on.
+
+    Raises
+    ------
+    InputError
+        If the answer is no.
+    """
+    b = region.bounds
+    if b.area <= LARGE:
+        return
+    text = f"the region of {b.w} × {b.h} px is {b.area / 1e6:.0f} Mpx large"
+    if not confirm(f"T{text[1:]}, which may take hours. Shall all of it be {what}?"):
+        raise InputError(f"{text}: draw one of at most {LARGE / 1e6:.0f} Mpx")
+
+
+def notify(text: str) -> None:
+    """A napari notification about an error."""
+    from napari.utils.notifications import show_error
+
+    show_error(text)

@@ -14,6 +14,7 @@ from napari_ssldiff.viewer.export_dialog import ExportDialog, suggested_path
 from napari_ssldiff.viewer.panels.edges import EdgePanel
 from napari_ssldiff.viewer.panels.endless import EndlessPanel
 from napari_ssldiff.viewer.panels.parameters import ParameterPanel
+from napari_ssldiff.viewer.panels.prompt import PromptPanel
 from napari_ssldiff.viewer.panels.regions import RegionPanel
 from napari_ssldiff.viewer.panels.run import RunPanel
 from napari_ssldiff.viewer.panels.source import SourcePanel
@@ -62,6 +63,7 @@ class SSLDiffusionWidget(QWidget):
         )
         self.source = SourcePanel(self.bench)
         self.regions = RegionPanel(self.bench)
+        self.prompt = PromptPanel(self.bench)
         self.parameters = ParameterPanel(self.bench.session)
         self.edges = EdgePanel(self.bench)
         self.run = RunPanel(self.bench, self.show_export)
@@ -116,7 +118,10 @@ class SSLDiffusionWidget(QWidget):
         layout = QVBoxLayout(inner)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.setSpacing(8)
-        panels = (self.source, self.regions, self.parameters, self.edges, self.run, self.endless)
+        panels = (
+            self.source, self.regions, self.prompt, self.parameters, self.edges, self.run,
+            self.endless,
+        )  # fmt: skip
         for panel in panels:
             layout.addWidget(panel)
         layout.addStretch(1)

@@ -14,6 +14,7 @@ from napari_ssldiff.export.composite import composite_scene
 from napari_ssldiff.export.files import check_output
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.extend import extend
+from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer import messages as m
 from napari_ssldiff.viewer.backend import Backend, Card, EngineBackend
@@ -25,7 +26,8 @@ from napari_ssldiff.viewer.reader import layer_data
 from napari_ssldiff.viewer.region_book import RegionBook
 from napari_ssldiff.viewer.session import Eta, Session, Severity, Status, WorkProgress
 from napari_ssldiff.viewer.slides import Slides
-from napari_ssldiff.viewer.told import told
+from napari_ssldiff.viewer.told import guard_size, notify, told
+from napari_ssldiff.viewer.wording import Target, new_canvas, prompts_for
 from napari_ssldiff.viewer.worker import Job, Worker
 
 if TYPE_CHECKING:
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from napari_ssldiff.synthesis.explore import Arrangement
+    from napari_ssldiff.synthesis.imagine import Prompt
 
-#: Regions larger than this are asked about: they take minutes to hours and gigabytes.
-LARGE = 64_000_000
 Extent = Literal["region", "scene"]
+_CANVAS = Length(1024)
 
 
 class Workbench:
@@ -151,17 +153,33 @@ class Workbench:
     @told
     def generate(self) -> None:
         """Queue a variation of every chosen region."""
+        self._chosen_scene()
+        self._fill([(region, None) for region in self.regions.chosen()])
+
+    @told
+    def synthesise(
+        self, target: Target = "regions", width: Length = _CANVAS, height: Length = _CANVAS
+    ) -> None:
+        """Queue what the session's words say: in regions, all over the scene, or on a new canvas
+        of ``width`` × ``height``."""
+        if target == "canvas":
+            model = self._model()
+            self.viewer.add_layer(layer := new_canvas(model, width, height))
+            self.choose_source(layer)
+            self.session.model_id = model.id
+        scene, _ = self._chosen_scene()
+        self._fill(list(prompts_for(target, self.session, self.regions, scene)))
+
+    def _fill(self, wanted: Sequence[tuple[Region, Prompt | None]]) -> None:
         scene, source = self._chosen_scene()
-        if not self.session.model_id:
-            raise InputError("there is no model: train one with 'napari-ssldiff train'")
-        regions = self.regions.chosen()
-        for region in regions:
-            self._guard_size(region)
+        self._model()
+        for region, _ in wanted:
+            guard_size(region, "made", self.confirm)
         overlay = self._overlay(source, scene)
         overlay.look()
         if self.session.parameters.over:
             scene = composite_scene(scene, overlay.store)
-        for region in regions:
+        for region, prompt in wanted:
             self._submit(
                 GenerateJob(
                     scene=scene,
@@ -171,6 +189,7 @@ class Workbench:
                     parameters=self.session.parameters,
                     paint=overlay.paint,
                     focus=lambda: overlay.focus,
+                    prompt=prompt,
                 ),
                 overlay,
             )
@@ -187,10 +206,9 @@ class Workbench:
             Of the slide, in pixels of the model.
         """
         scene, _ = self._chosen_scene()
-        if not self.session.model_id:
-            raise InputError("there is no model: train one with 'napari-ssldiff train'")
+        self._model()
         region = self.regions.chosen()[0]
-        self._guard_size(region)
+        guard_size(region, "read", self.confirm)
         job = OpenSlideJob(
             scene=scene,
             region=region,
@@ -201,10 +219,6 @@ class Workbench:
             edge=edge,
         )
         self._submit(job, None)
-
-    def pause(self, paused: bool) -> None:
-        """Make no tiles of endless slides for now, or go on."""
-        self.slides.pause(paused)
 
     @told
     def export(
@@ -221,7 +235,7 @@ class Workbench:
         painted = overlay is not None and not overlay.empty
         slide = slide_of(source)
         if slide is not None:
-            self._guard_size(Region.from_box(box), "exported")
+            guard_size(Region.from_box(box), "exported", self.confirm)
         job = ExportJob(
             scene=scene,
             box=box,
@@ -267,7 +281,8 @@ class Workbench:
         job, overlay = self._jobs[message.job]
         if isinstance(message, m.JobStarted):
             self._count()
-            self.say("Working…" if not self.session.waiting else f"Working… {self._queue_text()}")
+            queue = f" {self.session.waiting} more in the queue." if self.session.waiting else ""
+            self.say(f"Working…{queue}")
         elif isinstance(message, m.JobProgress):
             left = self._eta.update(message.stage, message.fraction)
             self.session.progress = WorkProgress(message.stage, message.fraction, left)
@@ -313,13 +328,11 @@ class Workbench:
             self.regions.attach(self.source, self.scene)
         return self.scene, self.source
 
-    def _guard_size(self, region: Region, what: str = "read and varied") -> None:
-        b = region.bounds
-        if b.area <= LARGE:
-            return
-        text = f"the region of {b.w} × {b.h} px is {b.area / 1e6:.0f} Mpx large"
-        if not self.confirm(f"T{text[1:]}, which may take hours. Shall all of it be {what}?"):
-            raise InputError(f"{text}: draw one of at most {LARGE / 1e6:.0f} Mpx")
+    def _model(self) -> Card:
+        card = self.card(self.session.model_id)
+        if card is None:
+            raise InputError("there is no model: train one with 'napari-ssldiff train'")
+        return card
 
     def _overlay(self, source: Image, scene: Scene) -> OverlayController:
         overlay = self._overlays.get(source)
@@ -338,10 +351,7 @@ class Workbench:
             self.session.busy = True
         self._count()
         if self.session.waiting:
-            self.say(self._queue_text())
-
-    def _queue_text(self) -> str:
-        return f"{self.session.waiting} more in the queue."
+            self.say(f"{self.session.waiting} more in the queue.")
 
     def _count(self) -> None:
         self.session.waiting = max(0, len(self._jobs) - 1)
@@ -388,10 +398,3 @@ class Workbench:
         mine = {number for number, (_, of) in self._jobs.items() if of is overlay}
         if self.worker.cancel(lambda job: job.id in mine):
             self.say("Cancelled: its layer was removed.")
-
-
-def notify(text: str) -> None:
-    """A napari notification about an error."""
-    from napari.utils.notifications import show_error
-
-    show_error(text)

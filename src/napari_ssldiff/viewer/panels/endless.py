@@ -59,7 +59,7 @@ class EndlessPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(box)
 
-        self.pause.toggled.connect(bench.pause)
+        self.pause.toggled.connect(bench.slides.pause)
         session = bench.session
         for signal in (session.events.slides, session.events.missing, session.events.slides_paused):
             signal.connect(self.show_state)

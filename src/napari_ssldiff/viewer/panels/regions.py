@@ -9,6 +9,7 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
     QLabel,
+    QLineEdit,
     QListWidget,
     QListWidgetItem,
     QMenu,
@@ -47,6 +48,10 @@ class RegionPanel(QWidget):
         self.delete = button(
             "Delete", "Delete the selected regions", bench.regions.remove_selected, "delete_region"
         )
+        self.prompt = QLineEdit()
+        self.prompt.setObjectName("region_prompt")
+        self.prompt.setPlaceholderText("prompt of the selected regions: as below")
+        self.prompt.setToolTip("What the selected regions show when words are synthesised")
         self.adopt = QPushButton("From layer")
         self.adopt.setObjectName("adopt_shapes")
         self.adopt.setToolTip("Take over the shapes of another layer, converted to this scene")
@@ -62,11 +67,13 @@ class RegionPanel(QWidget):
         inside.addLayout(row)
         inside.addWidget(self.hint)
         inside.addWidget(self.list)
+        inside.addWidget(self.prompt)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(box)
 
         self.list.itemSelectionChanged.connect(self._on_select)
+        self.prompt.textEdited.connect(bench.regions.set_prompt)
         bench.regions.changed.connect(self.show_rows)
         bench.regions.selection_changed.connect(self.show_selection)
         self.show_rows()
@@ -77,7 +84,8 @@ class RegionPanel(QWidget):
         self._listening = False
         self.list.clear()
         for row in rows:
-            item = QListWidgetItem(f"{row.index + 1}   {row.text}")
+            told = f"   “{row.prompt}”" if row.prompt else ""
+            item = QListWidgetItem(f"{row.index + 1}   {row.text}{told}")
             item.setToolTip(row.text)
             if row.region is None:
                 item.setForeground(Qt.GlobalColor.red)
@@ -95,6 +103,11 @@ class RegionPanel(QWidget):
             self.list.item(i).setSelected(i in chosen)
         self._listening = True
         self.delete.setEnabled(bool(chosen))
+        self.prompt.setVisible(bool(chosen))
+        texts = {row.prompt for row in self._bench.regions.rows() if row.index in chosen}
+        text = texts.pop() if len(texts) == 1 else ""
+        if text != self.prompt.text():
+            self.prompt.setText(text)
 
     def fill_menu(self) -> None:
         """Offer the other Shapes layers."""

@@ -1,0 +1,199 @@
+"""Do pictures follow their prompts? Pairs of opposite prompts, judged by facts of pixels.
+
+    python benchmarks/prompt_fidelity.py --json benchmarks/results/prompt-fidelity.json
+
+For every pair both pictures are made with the same seed; the pair counts as right where the fact
+that the prompts are about (share of trees, of nuclei, …: ``napari_ssldiff.text.facts``) is larger
+in the picture that was to have more of it. Guessing gives one half. *Known* pairs are phrases of
+the training captions, *new* ones are sentences that no caption can be, of words that captions
+hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import provenance
+from numpy.typing import NDArray
+from PIL import Image
+
+from napari_ssldiff.geometry import Region
+from napari_ssldiff.models.load import load_bundle
+from napari_ssldiff.models.priors import Words, load_words, prior_for
+from napari_ssldiff.scenes import PixelSize
+from napari_ssldiff.scenes.blank import blank_scene
+from napari_ssldiff.synthesis import Sampler, TileDone, make_request, synthesize
+from napari_ssldiff.synthesis.imagine import Prompt, imagine
+from napari_ssldiff.text.captions import STATEMENTS, vocabulary, words_of
+from napari_ssldiff.text.facts import facts_of
+
+MODELS = {"histology": "demo-histology", "remote sensing": "demo-naip"}
+#: (fact, sentence for more, sentence for less); none of them can come out of captions.
+NEW = {
+    "histology": [
+        ("nuclei", "there are many crowded cells in it", "there are hardly any cells in it"),
+        ("nuclei", "cells that are densely packed", "cells that are sparse"),
+        ("nuclei", "tissue in which cells crowded", "tissue in which cells scattered"),
+        ("nuclei", "numerous packed nuclei there", "few scattered nuclei there"),
+        ("nuclei", "many dense cells, crowded there", "without dense cells, sparse"),
+        ("dark", "dark intense colour of the tissue", "light pale colour of the tissue"),
+        ("dark", "it is deep and dark", "it is pale and light"),
+        ("eosin", "collagen and much pink matrix there", "no collagen and no pink there"),
+        ("eosin", "abundant pink fibres", "hardly any pink fibres"),
+        (
+            "white",
+            "wide holes and open spaces in the tissue",
+            "compact tissue, no holes there",
+        ),
+        ("white", "loose and empty, lumens are many", "solid, lumens are few"),
+        ("white", "many wide white lumens there", "no white there, solid and compact"),
+    ],
+    "remote sensing": [
+        ("trees", "trees are many and big there", "trees are few there"),
+        ("trees", "a forest, dense with tall trees", "an area without a forest and trees"),
+        ("trees", "leafy and green, canopy cover", "bare, little canopy"),
+        ("trees", "lots of big wooded cover", "hardly any wooded cover"),
+        ("grass", "sports fields and green lawns in a park", "no lawns, no sports and no park"),
+        ("grass", "much green grass there", "little grass there"),
+        ("paved", "concrete and asphalt, wide parking", "unpaved, no concrete"),
+        ("paved", "a wide parking area of concrete", "an area with little asphalt, unpaved"),
+        ("bright", "warehouses with big white roofs there", "dark roofs there, no warehouses"),
+        ("soil", "dry brown ground, open land", "no dry ground, no brown land"),
+        ("soil", "a bare desert, dry soil", "without bare soil and dry grass"),
+        ("detail", "crowded with many small houses", "wide open, no houses there"),
+        ("detail", "dense small homes, many houses", "large empty land, few houses"),
+    ],
+}
+
+
+def known_pairs(domain: str) -> list[tuple[str, str, str]]:
+    """Every phrase for much of a fact with one for little of it."""
+    found = []
+    for statement in STATEMENTS[domain]:
+        if len(statement.when) != 1 or statement.label:
+            continue
+        ((fact, (low, high)),) = statement.when.items()
+        if high - low > 0.31:
+            continue
+        for other in STATEMENTS[domain]:
+            if list(other.when) == [fact] and low > 0.5 and other.when[fact][1] < 0.5:
+                found += [(fact, a, b) for a in statement.phrases for b in other.phrases]
+    return found
+
+
+def choose(pairs: list[tuple[str, str, str]], count: int, seed: int) -> list[tuple[str, str, str]]:
+    """``count`` pairs, as many of every fact, each repeated only where there are too few."""
+    rng, by_fact = np.random.default_rng(seed), {}
+    for pair in pairs:
+        by_fact.setdefault(pair[0], []).append(pair)
+    chosen = []
+    for n in range(count):
+        of = by_fact[sorted(by_fact)[n % len(by_fact)]]
+        turn = n // len(by_fact)
+        if turn % len(of) == 0:
+            rng.shuffle(of)
+        chosen.append(tuple(of[turn % len(of)]))
+    return chosen
+
+
+def picture(
+    words: Words, bundle: Any, text: str, seed: int, size: int, preset: str
+) -> NDArray[np.uint8]:
+    """``(size, size, 3)`` uint8."""
+    spec = bundle.encoder.spec
+    cells = -(-size // spec.cell)
+    field = imagine(words, Prompt(text, seed=seed), (cells, cells)).field
+    pixel = PixelSize(spec.resolution, spec.resolution, spec.unit)
+    image = np.zeros((size, size, 3), np.uint8)
+    with blank_scene((size, size), pixel) as scene:
+        request = make_request(
+            scene, Region.from_box(scene.box), bundle, Sampler(preset, seed=seed), field=field,
+            grid="model",
+        )  # fmt: skip
+        for event in synthesize(request, bundle=bundle, scene=scene):
+            if isinstance(event, TileDone):
+                image[event.box.slices] = event.pixels[..., :3]
+    return image
+
+
+def share(right: NDArray[np.bool_], seed: int = 0) -> dict[str, Any]:
+    """Share of right pairs with its 95 % bootstrap interval."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(right.astype(float), (4000, len(right))).mean(1)
+    return {
+        "value": round(float(right.mean()), 4),
+        "interval": [round(float(v), 4) for v in np.percentile(drawn, (2.5, 97.5))],
+        "pairs": len(right),
+    }
+
+
+def measure(domain: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Known and new pairs of one domain."""
+    bundle = load_bundle(MODELS[domain], options.device)
+    words = load_words(prior_for(bundle.encoder.spec.id), options.device)
+    for _, more, less in NEW[domain]:
+        unknown = set(words_of(f"{more} {less}")) - vocabulary(domain)
+        assert not unknown, f"not in the captions: {unknown}"
+    found: dict[str, Any] = {}
+    shown = []
+    for kind, pairs in (("known", known_pairs(domain)), ("new", NEW[domain])):
+        rows = []
+        for n, (fact, more, less) in enumerate(choose(pairs, options.pairs, 0)):
+            made = [
+                picture(words, bundle, text, 1000 + n, options.size, options.preset)
+                for text in (more, less)
+            ]
+            values = [facts_of(image, domain)[fact] for image in made]
+            rows.append(
+                {"fact": fact, "more": more, "less": less,
+                 "values": [round(v, 4) for v in values], "right": values[0] > values[1]}
+            )  # fmt: skip
+            if n < 8:
+                shown.append(np.concatenate(made, 1))
+        right = np.array([row["right"] for row in rows])
+        by_fact = {
+            fact: share(np.array([r["right"] for r in rows if r["fact"] == fact]))
+            for fact in sorted({row["fact"] for row in rows})
+        }
+        found[kind] = {**share(right), "by_fact": by_fact, "rows": rows}
+        print(domain, kind, found[kind]["value"], found[kind]["interval"], flush=True)
+    if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+        half = len(shown) // 2
+        sheet = np.concatenate([np.concatenate(shown[:half]), np.concatenate(shown[half:])], 1)
+        name = domain.replace(" ", "-")
+        Image.fromarray(sheet).resize((1024, sheet.shape[0] * 1024 // sheet.shape[1])).save(
+            options.pictures / f"{name}.png"
+        )
+    return found
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--domains", nargs="+", default=list(MODELS))
+    parser.add_argument("--pairs", type=int, default=100, help="of each kind, per domain")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--preset", default="draft")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--pictures", type=Path, help="a folder for sheets of the first pairs")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    result = {
+        **provenance(), "size": options.size, "preset": options.preset,
+        "domains": {domain: measure(domain, options) for domain in options.domains},
+    }  # fmt: skip
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Where words are synthesised: regions, a whole scene, or a new canvas; and with which prompts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from napari_ssldiff.errors import InputError
+from napari_ssldiff.geometry import Region
+from napari_ssldiff.scenes.blank import blank_scene
+from napari_ssldiff.scenes.lengths import Length
+from napari_ssldiff.scenes.scene import PixelSize, Scene
+from napari_ssldiff.synthesis.imagine import Prompt, RegionPrompt
+from napari_ssldiff.viewer.reader import layer_data
+from napari_ssldiff.viewer.session import Session
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from napari_ssldiff.viewer.backend import Card
+    from napari_ssldiff.viewer.region_book import RegionBook
+
+Target = Literal["regions", "scene", "canvas"]
+#: Largest edge of a new canvas, in pixels of the model.
+LARGEST = 2**16
+_canvases = itertools.count(1)
+
+
+def new_canvas(card: Card, width: Length, height: Length) -> Image:
+    """An empty image layer at a model's resolution.
+
+    Raises
+    ------
+    InputError
+        If a side is 0 or beyond :data:`LARGEST`, or of a unit that is not the model's.
+    """
+    from napari.layers import Image
+
+    size = PixelSize(card.resolution, card.resolution, card.unit)
+    shape = height.pixels(size, "the height"), width.pixels(size, "the width")
+    if min(shape) < 1 or max(shape) > LARGEST:
+        raise InputError(
+            f"a canvas has 1 to {LARGEST} pixels of the model a side, got {shape[1]} × {shape[0]}"
+        )
+    scene = blank_scene(shape, size, f"Canvas {next(_canvases)}")
+    scene.path = scene.name  # tells the regions of one canvas from those of another
+    levels, attributes, _ = layer_data(scene)
+    return Image(levels, **attributes)
+
+
+def prompts_for(
+    target: Target, session: Session, regions: RegionBook, scene: Scene
+) -> list[tuple[Region, Prompt]]:
+    """What to fill with which prompt.
+
+    Regions are filled one by one, each by its own prompt or else the root's. A scene or canvas is
+    filled as one, with the root's prompt and with the regions' own inside them.
+
+    Raises
+    ------
+    InputError
+        If there is no prompt, or no region where regions are to be filled.
+    """
+    words, seed = session.wording, session.parameters.seed
+
+    def prompt(text: str, parts: Sequence[RegionPrompt] = ()) -> Prompt:
+        if not text.strip():
+            raise InputError("the prompt is empty: describe what the image shall show")
+        return Prompt(text, words.negative, tuple(parts), seed=seed, guidance=words.guidance)
+
+    own = [(row.region, row.prompt) for row in regions.rows() if row.region is not None]
+    if target == "regions":
+        by_region = {region.vertices: text for region, text in own}
+        return [(r, prompt(by_region[r.vertices] or words.prompt)) for r in regions.chosen()]
+    parts = [RegionPrompt(region, text) for region, text in own if text]
+    return [(Region.from_box(scene.box), prompt(words.prompt, parts))]

@@ -1,0 +1,137 @@
+"""From prompts to fields: where each meaning holds, and what the user is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_ssldiff.errors import InputError
+from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.models.priors import PriorCard, Words
+from napari_ssldiff.synthesis.imagine import Prompt, RegionPrompt, conditions, imagine
+
+FRAME: tuple[Any, ...] = ((0.0, 0.0), (10.0, 10.0))
+
+
+class Text:
+    """Knows three things, each an axis."""
+
+    name, width = "fake", 4
+    _known = ("trees", "houses", "fat")
+
+    def text(self, texts: list[str]) -> np.ndarray:
+        return np.stack([np.eye(4)[[w in t for w in self._known].index(True)] for t in texts])
+
+    def check(self, text: str) -> str | None:
+        if not any(w in text for w in self._known):
+            raise InputError(f"knows no word of {text!r}")
+        return "ignores 'odd'" if "odd" in text else None
+
+
+class Facts:
+    encoder, resolution, unit, cell, guidance = "tiny@1", 0.5, "micrometer", 10, 3.0
+
+
+class Sampler:
+    """Returns its conditions as the field."""
+
+    facts = Facts()
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Any] = {}
+
+    def sample(self, condition: Any, shape: Any, seed: int, guidance: Any, **options: Any) -> Any:
+        self.seen = {"seed": seed, "guidance": guidance, **options}
+        return condition
+
+
+@pytest.fixture
+def words() -> Words:
+    card = PriorCard(
+        "p", "histology", "", "tiny@1", 0.5, "micrometer", 10, 3.0, {}, "t", {}, Path()
+    )
+    return Words(card, Sampler(), Text())  # type: ignore[arg-type]
+
+
+def is_axis(grid: np.ndarray, axis: int) -> np.ndarray:
+    return np.asarray(grid[..., axis] > 0.999)
+
+
+def test_a_plain_prompt_is_everywhere_the_same(words: Words) -> None:
+    grid, notes = conditions(words, Prompt("trees"), (5, 7), *FRAME)
+    assert grid.shape == (5, 7, 4)
+    assert is_axis(grid, 0).all()
+    assert notes == ()
+
+
+def test_what_lies_beside_lies_beside_and_is_told(words: Words) -> None:
+    grid, notes = conditions(words, Prompt("trees beside houses", feather=0), (6, 8), *FRAME)
+    assert is_axis(grid, 0)[:, :4].all()
+    assert is_axis(grid, 1)[:, 4:].all()
+    assert notes[-1].startswith("read as everywhere: trees")
+
+
+def test_regions_have_their_own_meaning_and_gaps_are_the_roots(words: Words) -> None:
+    regions = (
+        RegionPrompt(Region.from_box(Box(0, 0, 40, 40)), "houses"),
+        RegionPrompt(Region.from_box(Box(20, 20, 40, 40)), "fat"),  # over the first one
+        RegionPrompt(Region.from_box(Box(0, 60, 80, 20))),  # says nothing
+    )
+    grid, _ = conditions(words, Prompt("trees", regions=regions, feather=0), (8, 8), *FRAME)
+    assert is_axis(grid, 1)[:2, :4].all()
+    assert is_axis(grid, 2)[2:6, 2:6].all()
+    outside = np.ones((8, 8), bool)
+    outside[:4, :4] = outside[2:6, 2:6] = False
+    assert is_axis(grid, 0)[outside].all()
+
+
+def test_regions_lie_where_they_are_in_the_scene_and_not_in_the_field(words: Words) -> None:
+    region = RegionPrompt(Region.from_box(Box(120, 140, 20, 20)), "houses")
+    prompt = Prompt("trees", regions=(region,), feather=0)
+    grid, _ = conditions(words, prompt, (6, 8), (100.0, 100.0), (10.0, 10.0))
+    inside = np.zeros((6, 8), bool)
+    inside[2:4, 4:6] = True
+    assert np.array_equal(is_axis(grid, 1), inside)
+
+
+def test_borders_fade_over_the_feather(words: Words) -> None:
+    region = RegionPrompt(Region.from_box(Box(0, 0, 100, 50)), "houses")
+    prompt = Prompt("trees", regions=(region,), feather=3)
+    grid, _ = conditions(words, prompt, (10, 10), *FRAME)
+    row = grid[5, :, 1]
+    assert (np.diff(row) < 0).sum() >= 4
+    assert np.allclose(np.linalg.norm(grid, axis=-1), 1, atol=1e-5)
+
+
+def test_notes_come_once_each(words: Words) -> None:
+    _, notes = conditions(words, Prompt("odd trees beside odd houses"), (4, 4), *FRAME)
+    assert [n for n in notes if "ignores" in n] == ["ignores 'odd'"]
+
+
+def test_a_field_carries_its_frame_and_how_it_came_about(words: Words) -> None:
+    prompt = Prompt("trees", negative="fat", seed=5)
+    made = imagine(words, prompt, (3, 4), (7.0, 8.0), (20.0, 20.0))
+    assert made.field.shape == (3, 4)
+    assert made.field.origin == (7.0, 8.0)
+    assert made.field.cell == (20.0, 20.0)
+    assert made.field.encoder == "tiny@1"
+    record = json.loads(made.record)
+    assert record["text"] == "trees"
+    assert record["negative"] == "fat"
+    assert record["guidance"] == 3.0
+    assert record["prior"] == "p"
+    seen = words.prior.seen  # type: ignore[attr-defined]
+    assert seen["seed"] == 5
+    assert np.array_equal(seen["negative"], np.eye(4)[2])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": -1}, {"guidance": 101.0}, {"feather": -1.0}, {"feather": 1e9}]
+)
+def test_numbers_out_of_range_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Prompt("trees", **changes)

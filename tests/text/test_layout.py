@@ -1,0 +1,86 @@
+"""Words of place become areas; everything else of a sentence stays together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_ssldiff.text.layout import Layout, Part, mixed, place_weights, read_layout
+
+
+@pytest.mark.parametrize(
+    ("prompt", "layout"),
+    [
+        ("dense nuclei", Layout("dense nuclei")),
+        ("", Layout("")),
+        ("Dense  cells beside pink stroma", Layout("dense cells", (Part("right", "pink stroma"),))),
+        ("trees to the left of houses", Layout("trees", (Part("right", "houses"),))),
+        ("trees to the right of houses", Layout("trees", (Part("left", "houses"),))),
+        ("grass above asphalt", Layout("grass", (Part("below", "asphalt"),))),
+        ("houses around a park", Layout("houses", (Part("centre", "a park"),))),
+        ("a park surrounded by houses", Layout("a park", (Part("ring", "houses"),))),
+        (
+            "a residential neighbourhood with large trees and a car park",
+            Layout("a residential neighbourhood with large trees", (Part("spot", "car park"),)),
+        ),
+        ("a car park", Layout("a car park")),  # nothing else is said: it is everywhere
+        ("houses with trees and grass", Layout("houses with trees and grass")),
+        ("beside stroma", Layout("beside stroma")),  # beside what?
+    ],
+)  # fmt: skip
+def test_a_prompt_is_read(prompt: str, layout: Layout) -> None:
+    assert read_layout(prompt) == layout
+
+
+def test_what_was_read_is_told_only_where_something_was_placed() -> None:
+    assert read_layout("dense nuclei").text == ""
+    told = read_layout("dense nuclei beside fat").text
+    assert "everywhere: dense nuclei" in told
+    assert "on the right: fat" in told
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (1, 1), (3, 40)])
+@pytest.mark.parametrize("place", ["left", "right", "above", "below", "centre", "ring", "spot"])
+def test_places_are_shares_of_cells(place: str, shape: tuple[int, int]) -> None:
+    weights = place_weights(place, shape, 1.0, np.random.default_rng(0))
+    assert weights.shape == shape
+    assert weights.min() >= 0
+    assert weights.max() <= 1 + 1e-6
+
+
+def test_places_lie_where_they_say() -> None:
+    rng = np.random.default_rng(3)
+    at = {
+        p: place_weights(p, (20, 20), 0, rng)
+        for p in ("left", "right", "above", "below", "centre", "ring")
+    }
+    assert at["left"][:, :10].all()
+    assert not at["left"][:, 10:].any()
+    assert np.array_equal(at["right"], 1 - at["left"])
+    assert at["above"][:10].all()
+    assert np.array_equal(at["below"], 1 - at["above"])
+    assert at["centre"][10, 10] == 1
+    assert at["centre"][0, 0] == 0
+    assert np.array_equal(at["ring"], 1 - at["centre"])
+    spot = place_weights("spot", (30, 30), 0, rng)
+    assert spot.mean() == pytest.approx(0.16, abs=0.03)
+
+
+def test_a_border_fades_over_the_feather_and_is_sharp_without() -> None:
+    rng = np.random.default_rng(0)
+    sharp = place_weights("left", (8, 24), 0, rng)
+    soft = place_weights("left", (8, 24), 4, rng)
+    assert set(np.unique(sharp)) == {0, 1}
+    assert ((soft > 0.01) & (soft < 0.99)).sum(1).min() >= 4
+    assert np.allclose(soft[:, :4], 1, atol=1e-3)
+
+
+def test_the_ends_of_a_mixture_are_its_parts() -> None:
+    a, b = np.eye(4, dtype=np.float32)[:2]
+    base = np.broadcast_to(a, (2, 3, 4))
+    weights = np.array([[0, 0.5, 1], [0, 0, 1]], np.float32)
+    made = mixed(base, b, weights)
+    assert np.allclose(made[0, 0], a)
+    assert np.allclose(made[0, 2], b)
+    assert np.allclose(made[0, 1], (a + b) / 2**0.5, atol=1e-6)
+    assert np.allclose(np.linalg.norm(made, axis=-1), 1, atol=1e-6)

@@ -1,0 +1,105 @@
+"""Words in the workbench: regions with prompts of their own, a whole scene, a new canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from napari.components import ViewerModel
+
+from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.scenes.lengths import Length
+from napari_ssldiff.viewer.messages import JobDone
+from napari_ssldiff.viewer.session import Wording
+from napari_ssldiff.viewer.workbench import Workbench
+
+A, B = Region.from_box(Box(20, 30, 60, 80)), Region.from_box(Box(100, 30, 60, 80))
+
+
+@pytest.fixture
+def bench(post: Any, backend: Any, add_slide: Callable[..., Any]) -> Iterator[Workbench]:
+    viewer = ViewerModel()
+    add_slide(viewer)
+    bench = Workbench(viewer, post.deliver, backend)
+    yield bench
+    bench.close()
+
+
+def test_every_region_is_filled_by_its_own_prompt_or_else_the_roots(
+    bench: Workbench, backend: Any, post: Any
+) -> None:
+    bench.session.wording = Wording("dense nuclei", negative="fat", guidance=2.5)
+    bench.regions.add(A, "rectangle")
+    bench.regions.set_prompt("pink stroma")
+    bench.regions.add(B, "rectangle")
+    bench.regions.select({0, 1})
+    assert bench.synthesise("regions")
+    post.until(JobDone, bench.handle)
+    post.until(JobDone, bench.handle)
+    assert [p.text for p in backend.prompts] == ["pink stroma", "dense nuclei"]
+    assert {p.negative for p in backend.prompts} == {"fat"}
+    assert {p.guidance for p in backend.prompts} == {2.5}
+    assert not any(p.regions for p in backend.prompts)
+    assert "synthesised" in bench.session.status.text
+    assert "It does not know 'treez'." in bench.session.status.text
+
+
+def test_a_scene_is_filled_as_one_with_the_regions_prompts_inside(
+    bench: Workbench, backend: Any, post: Any
+) -> None:
+    bench.session.wording = Wording("dense nuclei")
+    bench.regions.add(A, "rectangle")
+    bench.regions.set_prompt("pink stroma")
+    bench.regions.add(B, "rectangle")  # has no prompt: a gap is the root's
+    assert bench.synthesise("scene")
+    post.until(JobDone, bench.handle)
+    (prompt,) = backend.prompts
+    assert prompt.text == "dense nuclei"
+    assert [(r.region.bounds, r.text) for r in prompt.regions] == [(A.bounds, "pink stroma")]
+    assert backend.requests[-1].region.bounds == bench.scene.box  # type: ignore[union-attr]
+
+
+def test_a_new_canvas_needs_no_slide(bench: Workbench, backend: Any, post: Any) -> None:
+    bench.session.model_id = "demo-naip"
+    bench.session.wording = Wording("many trees")
+    assert bench.synthesise("canvas", Length(300, "meter"), Length(200))
+    post.until(JobDone, bench.handle)
+    assert bench.scene is not None
+    assert bench.scene.shape == (200, 300)
+    assert bench.scene.pixel_size.unit == "meter"
+    assert bench.session.model_id == "demo-naip"
+    assert backend.requests[-1].region.bounds == Box(0, 0, 200, 300)
+    first = bench.source
+    assert bench.synthesise("canvas", Length(64), Length(64))
+    assert bench.source is not first
+    post.until(JobDone, bench.handle)
+
+
+@pytest.mark.parametrize("size", [Length(0), Length(1e6), Length(10, "meter")])
+def test_a_canvas_of_no_use_is_refused(bench: Workbench, size: Length) -> None:
+    bench.session.wording = Wording("dense nuclei")
+    layers = len(bench.viewer.layers)
+    assert not bench.synthesise("canvas", size, Length(64))
+    assert bench.session.status.severity == "error"
+    assert len(bench.viewer.layers) == layers
+
+
+def test_without_words_or_regions_one_is_told_so(bench: Workbench) -> None:
+    assert not bench.synthesise("scene")
+    assert "prompt is empty" in bench.session.status.text
+    bench.session.wording = Wording("dense nuclei")
+    assert not bench.synthesise("regions")
+    assert "no region yet" in bench.session.status.text
+
+
+def test_prompts_stay_with_their_shapes(bench: Workbench) -> None:
+    bench.regions.add(A, "rectangle")
+    bench.regions.set_prompt("fat")
+    bench.regions.add(B, "rectangle")
+    assert [row.prompt for row in bench.regions.rows()] == ["fat", ""]
+    bench.regions.select({0})
+    bench.regions.remove_selected()
+    assert [row.prompt for row in bench.regions.rows()] == [""]
+    bench.regions.set_prompt("no shape is selected")
+    assert [row.prompt for row in bench.regions.rows()] == [""]

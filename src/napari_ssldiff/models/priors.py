@@ -166,6 +166,7 @@ def load_words(card: PriorCard, device: str = "auto") -> Words:
     from safetensors.torch import load_file
 
     from napari_ssldiff.models.load import resolve_device
+    from napari_ssldiff.models.quantised import restored
     from napari_ssldiff.text.encoder import load_text_encoder
     from napari_ssldiff.text.prior import Prior, PriorFacts, PriorNetwork
 
@@ -183,7 +184,7 @@ def load_words(card: PriorCard, device: str = "auto") -> Words:
     try:
         network = PriorNetwork(card.config)
         tensors = {k: v for n in own for k, v in load_file(card.folder / n).items()}
-        network.load_state_dict({k: v.float() for k, v in tensors.items()})
+        network.load_state_dict(restored(tensors))
     except (KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         said = str(error).splitlines()[-1].strip()[:200]
         raise ModelError(f"the weights of {card.id} do not fit its card: {said}") from None

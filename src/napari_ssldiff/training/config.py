@@ -130,6 +130,7 @@ _CONFIG: dict[str, Any] = {
         "unconditional": _NUMBER,
         "guidance": _NUMBER,
         "most_weight?": _NUMBER,
+        "domains?": dict,
         "prediction": str,
         "scheduler": dict,
         "network": dict,

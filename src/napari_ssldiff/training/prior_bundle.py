@@ -1,4 +1,4 @@
-"""From trained text encoder and priors to installable cards and fp16 safetensors."""
+"""From trained text encoder and priors to installable cards and small safetensors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 
 from napari_ssldiff.models.load import encoder_spec
 from napari_ssldiff.models.priors import FILE
+from napari_ssldiff.models.quantised import quantised
 from napari_ssldiff.training import prior, text
 from napari_ssldiff.training.bundle import stage_facts, write_weights
 from napari_ssldiff.training.kept import stage_files
@@ -45,7 +46,7 @@ def write_priors(pipeline: Pipeline, folder: Path) -> Iterator[Path]:
             continue
         config, card = worded.prior_config(domain), worded.card(domain)
         network = prior.result(config, directory)
-        own = write_weights(shared, f"prior-{domain}", network.state_dict())
+        own = write_weights(shared, f"prior-{domain}", quantised(network.state_dict()))
         listed = [*own, *(f"text/{name}" for name in names)]
         about = pipeline.config["domains"][domain]["card"]
         made: dict[str, Any] = {

@@ -75,8 +75,9 @@ class Worded:
         """The section ``prior`` as it holds for one domain."""
         width = int(self.card(domain).parts["encoder"]["width"])
         condition = int(self.run.config["text"]["width"])
+        section = self.run.config["prior"]
         return {
-            **self.run.config["prior"],
+            **section, **section.get("domains", {}).get(domain, {}),
             "window": self.window(domain), "width": width, "condition": condition,
         }  # fmt: skip
 

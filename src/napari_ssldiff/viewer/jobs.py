@@ -85,7 +85,8 @@ class GenerateJob:
 
         report = Reporter(self.id, post)
         bundle, token = _load(self, engine, control, report)
-        seconds, tiles, notes = 0.0, 0, ()
+        seconds, tiles = 0.0, 0
+        notes: tuple[str, ...] = ()
         try:
             imagined = None
             if self.prompt is not None:

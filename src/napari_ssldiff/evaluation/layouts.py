@@ -21,7 +21,8 @@ def evaluations_per_megapixel(stride: int, per_window: float) -> float:
     """Window evaluations of the network per 2**20 pixels of a canvas without end.
 
     There is one window per stride² pixels: ``2**20 / stride² · per_window``. With W = 256 px and
-    guidance: paper (stride W/4, 50 steps) 25,600; bulk (3W/4, 20 steps) 1,138. A canvas that ends
+    guidance in every step: paper (stride W/4, 50 steps) 25,600; bulk (3W/4, 20 steps) 1,138, and
+    882 with its guidance interval, in which 11 steps are guided. A canvas that ends
     takes more or fewer: its own count is ``evals``.
 
     Parameters

@@ -141,7 +141,8 @@ def measure(domain: str, options: argparse.Namespace) -> dict[str, Any]:
         assert not unknown, f"not in the captions: {unknown}"
     found: dict[str, Any] = {}
     shown = []
-    for kind, pairs in (("known", known_pairs(domain)), ("new", NEW[domain])):
+    kinds = {"known": known_pairs(domain), "new": NEW[domain]}
+    for kind, pairs in ((kind, kinds[kind]) for kind in options.kinds):
         rows = []
         for n, (fact, more, less) in enumerate(choose(pairs, options.pairs, 0)):
             made = [
@@ -178,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--domains", nargs="+", default=list(MODELS))
+    parser.add_argument("--kinds", nargs="+", default=["known", "new"])
     parser.add_argument("--pairs", type=int, default=100, help="of each kind, per domain")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--preset", default="draft")

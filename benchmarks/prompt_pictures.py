@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from prompt_fidelity import MODELS, picture
 
 from napari_ssldiff.models.load import load_bundle
@@ -56,13 +57,20 @@ def main() -> None:
                 )
                 for m in made
             ]
-            rows.append(np.concatenate(small, 1))
+            rows.append(titled(np.concatenate(small, 1), text))
             print(domain, text, flush=True)
         # Two rows of prompts beside the other two.
         half = -(-len(rows) // 2)
         sheet = np.concatenate([np.concatenate(rows[:half]), np.concatenate(rows[half:])], 1)
         name = f"text-{domain.replace(' ', '-')}.jpg"
         Image.fromarray(sheet).save(options.folder / name, quality=82)
+
+
+def titled(row: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """A row of pictures under its prompt, marked as synthetic."""
+    bar = Image.new("RGB", (row.shape[1], 22), "white")
+    ImageDraw.Draw(bar).text((5, 5), f"synthetic: {text}", fill="black")
+    return np.concatenate([np.asarray(bar), row])
 
 
 if __name__ == "__main__":

@@ -157,12 +157,27 @@ def run_render(arguments: argparse.Namespace, sampler: Any) -> None:
     from napari_ssldiff.models import get_card, load_bundle
 
     check_output(arguments.output)
+    check_drawing(sampler, arguments)
     if arguments.png:
         check_output(arguments.png, suffix=".png")
     field = EmbeddingField.load(arguments.field)
     card = get_card(arguments.model) if arguments.model else _card(field)
     bundle = load_bundle(card, arguments.device)
     draw_field(field, bundle, sampler, arguments, name=arguments.field.stem)
+
+
+def check_drawing(sampler: Any, arguments: argparse.Namespace) -> None:
+    """Refuse what :func:`draw_field` cannot do, before anything is loaded.
+
+    Raises
+    ------
+    InputError
+        If the format is unknown, or the strength below 1.
+    """
+    if arguments.format not in ("0.5", "0.4"):
+        raise InputError(f"the format is OME-Zarr 0.5 or 0.4, got {arguments.format!r}")
+    if sampler.strength < 1:
+        raise InputError("a field alone has no pixels to start from: leave the strength at 1")
 
 
 def draw_field(
@@ -190,10 +205,6 @@ def draw_field(
     from napari_ssldiff.scenes.blank import blank_scene
     from napari_ssldiff.synthesis import make_request
 
-    if arguments.format not in ("0.5", "0.4"):
-        raise InputError(f"the format is OME-Zarr 0.5 or 0.4, got {arguments.format!r}")
-    if sampler.strength < 1:
-        raise InputError("a field alone has no pixels to start from: leave the strength at 1")
     spec = bundle.encoder.spec
     # The picture's own frame: a cell is a cell of the model, from the corner on.
     own = replace(field, origin=(0.0, 0.0), cell=(float(spec.cell), float(spec.cell)))

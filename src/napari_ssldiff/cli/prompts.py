@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_ssldiff.cli.deliver import Meter, say
-from napari_ssldiff.cli.fields import draw_field
+from napari_ssldiff.cli.fields import check_drawing, draw_field
 from napari_ssldiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def run(arguments: argparse.Namespace, sampler: Any) -> None:
     from napari_ssldiff.synthesis.imagine import Prompt, imagine
 
     check_output(arguments.output)
+    check_drawing(sampler, arguments)
     for path, suffix in ((arguments.png, ".png"), (arguments.field, None)):
         if path:
             check_output(path, suffix=suffix or path.suffix.lower())

@@ -1,7 +1,7 @@
 """Weights in eight bits: half the size of fp16, for networks that bear it.
 
-A matrix or kernel ``W`` is kept as int8 with one scale per output row, ``W ≈ q · scale``, the largest
-entry of a row being ±127 (symmetric, per channel). Vectors and whatever else is small stay fp16.
+A matrix or kernel ``W`` is kept as int8 with one scale per output row, ``W ≈ q · scale``, the
+largest entry of a row being ±127 (symmetric, per channel). What is small stays fp16.
 """
 
 from __future__ import annotations

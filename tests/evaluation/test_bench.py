@@ -241,14 +241,15 @@ def test_every_row_has_the_issues_fields_and_figures_in_their_range(
 
 def test_rows_count_what_the_engines_formula_says(report: dict[str, dict[str, Any]]) -> None:
     # 32 latents, windows of 8: strides 6, 2, 8, 6, 2 give 5, 13, 4, 5, 13 windows a side.
+    # Two steps of bulk begin outside its guidance interval and are taken without guidance.
     passes = {"bulk": 25, "paper": 169, "diffusers-panorama": 16, "panorama-at-equal-evals": 25,
               "paper-as-published": 169}  # fmt: skip
     assert {name: row["evals"] for name, row in report.items()} == {
-        name: windows * 2 * 2 for name, windows in passes.items()
+        name: windows * 2 * (2 if "paper" in name else 1) for name, windows in passes.items()
     }
-    for name, stride in (("bulk", 48), ("paper", 16), ("diffusers-panorama", 64)):
+    for name, stride, each in (("bulk", 48, 2), ("paper", 16, 4), ("diffusers-panorama", 64, 2)):
         row = report[name]
-        assert row["evals_per_mpx"] == pytest.approx(2**20 / stride**2 * 4, rel=1e-4)
+        assert row["evals_per_mpx"] == pytest.approx(2**20 / stride**2 * each, rel=1e-4)
         assert row["evals_per_mpx_at_window_256"] == pytest.approx(
             row["evals_per_mpx"] / 16, rel=1e-4
         )
@@ -384,6 +385,6 @@ def test_bench_writes_machine_and_rows(
     report = json.loads(out.read_text())
     assert set(report) >= {"machine", "rows"}
     assert set(report["rows"][0]) >= ASKED_FOR
-    assert "bulk, 256 px: 50 evaluations" in said.err
+    assert "bulk, 256 px: 25 evaluations" in said.err
     assert main([*words[:-2], "--against", "something"]) == 2
     assert "unknown baseline 'something'" in capsys.readouterr().err

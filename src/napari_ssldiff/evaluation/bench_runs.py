@@ -108,13 +108,18 @@ class Runner:
         planned = plan(task, PRESETS[preset], bundle.spec)
         return planned.evaluations / len(planned.windows)
 
+    def _passes(self, preset: str, steps: int | None) -> int:
+        """Rows of a network call per window: two where any step is guided."""
+        taken = self.sampler(preset, 0, steps).steps or 1
+        return 2 if self.per_window(preset, steps) > taken else 1
+
     def engine(self, preset: str, size: int, seed: int, steps: int | None) -> Run:
         """A preset through :func:`synthesize`, as the widget and the command line run it."""
         bundle, image = self.bundle, np.zeros((size, size, 3), np.uint8)
         scene, tiles, evaluations = canvas_of(self.bundle, size), [], 0
         request = request_for(bundle, scene, self.ground, self.sampler(preset, seed, steps))
         student = PRESETS[preset].uses_student(bundle.spec)
-        passes = 1 if request.sampler.guidance == 1 else 2
+        passes = self._passes(preset, steps)
         with Watches(bundle.denoiser, student) as watches:
             began = time.perf_counter()
             for event in synthesize(request, bundle=bundle, scene=scene):
@@ -142,7 +147,7 @@ class Runner:
         sampler = self.sampler(baseline.follows, seed, steps)
         request = request_for(bundle, scene, self.ground, sampler)
         windows = len(baseline.layout(bundle.spec, size).starts) ** 2
-        passes = 1 if sampler.guidance == 1 else 2
+        passes = self._passes(baseline.follows, steps)
         total = windows * self.per_window(baseline.follows, steps)
 
         def told(evaluations: int) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from napari_ssldiff.cli import main
 from napari_ssldiff.models import load_bundle
+from napari_ssldiff.models.priors import load_words, read_prior
 from napari_ssldiff.training import checks
 from napari_ssldiff.training.config import OWN_CONFIG, read_config
 from napari_ssldiff.training.pipeline import STAGES
@@ -49,6 +50,15 @@ def tiny_config() -> dict[str, Any]:
     }
     config["distil"] |= {"rank": 2, "alpha": 2, "steps": 2, "teacher_steps": 2, "batch": 2}
     config["distil"]["schedule"] = steps
+    config["text"] |= {"width": 8, "cells": 3, "batch": 4, "schedule": steps}
+    config["text"]["vision"] = {
+        "image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8,
+    }  # fmt: skip
+    config["text"]["text"] = {"context_length": 16, "width": 16, "heads": 2, "layers": 1}
+    config["prior"] |= {"window": 2, "channels": 4, "context": 8, "spatial": 2, "batch": 2,
+                        "versions": 1, "schedule": steps}  # fmt: skip
+    config["prior"]["network"] |= {"block_out_channels": [8], "layers_per_block": 1,
+                                   "norm_num_groups": 4}  # fmt: skip
     return config
 
 
@@ -97,7 +107,7 @@ def trained(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = folder / "tiny.yaml"
     config.write_text(yaml.safe_dump(tiny_config(), sort_keys=False))
     first = [f"--config={config}", "--pixel-size=0.5um"]
-    for stage in STAGES:
+    for stage in (*STAGES, "bundle"):
         # Later stages find in the folder what it was begun with.
         options = first if stage == "encoder" else ["--pixel-size=0.5um"]
         words = ["train", stage, str(tiles), "-o", str(folder / "out"), "--device=cpu", *options]
@@ -119,7 +129,7 @@ def test_all_stages_end_in_a_model_of_ones_own_images(trained: Path) -> None:
 def test_the_card_says_how_each_stage_was_trained(trained: Path) -> None:
     facts = yaml.safe_load((trained / "bundle" / "tiny-own" / "card.yaml").read_text())["training"]
     assert facts["config"] == "own"
-    for stage in STAGES[:-1]:
+    for stage in STAGES[: STAGES.index("bundle")]:
         assert facts[stage]["steps"] == 2, stage
         assert facts[stage]["hardware"]
         command = facts[stage]["command"]
@@ -127,6 +137,25 @@ def test_the_card_says_how_each_stage_was_trained(trained: Path) -> None:
         assert "--pixel-size 0.5um" in command
     assert all("validation" in facts[s] for s in ("encoder", "autoencoder", "diffusion"))
     assert str(trained) not in json.dumps(facts)
+
+
+def test_words_stand_beside_the_model_that_they_were_given_to(trained: Path) -> None:
+    card = read_prior(trained / "bundle" / "tiny-own" / "prior.yaml")
+    assert card.encoder == load_bundle(str(trained / "bundle" / "tiny-own"), "cpu").encoder.spec.id
+    words = load_words(card, "cpu")
+    assert words.prior.sample(words.text.text(["few cells"])[0], (3, 2), 1).shape == (3, 2, 8)
+    assert card.extra["training"]["prior"]["steps"] == 2
+
+
+def test_words_need_a_finished_model(
+    trained: Path, tiles: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("text", tiles, output=tmp_path / "new", pixel_size="0.5um") == 2
+    assert "tiny-own is neither installed nor in" in said(capsys)
+    out = copy(trained, tmp_path)
+    shutil.rmtree(out / "text")
+    assert train("prior", tiles, output=out, config=None, pixel_size="0.5um") == 2
+    assert "train text DATA" in said(capsys)
 
 
 def test_the_folder_keeps_the_configuration_with_what_was_found(trained: Path) -> None:

@@ -5,9 +5,9 @@
     autoencoder   one for all domains
     diffusion     one network, one projection per domain
     distil        a student of it that needs few steps
-    text          a small text encoder for all domains
-    prior         one per domain: fields from texts
     bundle        weights as fp16 safetensors, with a card per domain
+    text          a small text encoder for all domains of the bundled models
+    prior         one per domain: fields from texts; then bundle again
 
 Stages run into one folder; each goes on where it was stopped.
 """
@@ -30,7 +30,7 @@ from napari_ssldiff.training.worded import WORDED, Worded
 __all__ = ["DEFAULT_CONFIG", "STAGES", "Pipeline", "read_config"]
 
 STAGES = (
-    "encoder", "encoder-eval", "autoencoder", "diffusion", "distil", "text", "prior", "bundle",
+    "encoder", "encoder-eval", "autoencoder", "diffusion", "distil", "bundle", "text", "prior",
 )  # fmt: skip
 
 _ANYWHERE = Runtime()
@@ -72,7 +72,7 @@ class Pipeline(Prepared):
         InputError
             If the stage is unknown or the data does not hold what the configuration names.
         """
-        if stage not in STAGES[:-1]:
+        if stage == "bundle" or stage not in STAGES:
             raise InputError(f"unknown training stage {stage!r}: {', '.join(STAGES)} are known")
         if stage not in self.config:
             raise InputError(f"the configuration has no section {stage}")

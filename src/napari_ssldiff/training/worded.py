@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from napari_ssldiff.errors import InputError
+from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.models.card import ModelCard, read_card
 from napari_ssldiff.models.load import load_encoder
 from napari_ssldiff.models.registry import get_card
@@ -55,7 +55,15 @@ class Worded:
         """
         model = str(self.run.config["domains"][domain]["model"])
         own = self.run.output / "bundle" / model / "card.yaml"
-        return read_card(own) if own.is_file() else get_card(model)
+        if own.is_file():
+            return read_card(own)
+        try:
+            return get_card(model)
+        except ModelError:
+            raise ModelError(
+                f"words are given to a finished model, and {model} is neither installed nor in "
+                f"{own.parent}: run `napari-ssldiff train bundle DATA -o {self.run.output}` first"
+            ) from None
 
     def subject(self, domain: str) -> str:
         """What captions of a domain speak of: ``"histology"`` or ``"remote sensing"``."""

@@ -128,8 +128,9 @@ def measure(worded: Worded, domain: str, options: argparse.Namespace) -> dict[st
     known: Fields = [m.vectors for m in train.meanings]
     areas = Areas(train.meanings)
     made: Fields = []
+    window = int(worded.prior_config(domain)["window"])
     while len(made) < options.fields:
-        area = areas.draw(worded.window(domain), worded.window(domain), rng)
+        area = areas.draw(window, window, rng)
         text = captions.caption(area.facts, area.label, rng)
         if text:
             made.append(words.prior.sample(words.text.text([text])[0], (side, side), len(made),
@@ -146,7 +147,7 @@ def measure(worded: Worded, domain: str, options: argparse.Namespace) -> dict[st
             str(lag): {"sampled": a, "real": b, "ratio": a / b}
             for lag, a, b in zip(lags, ours, theirs, strict=True)
         },
-        "seam_64": seam(large, worded.window(domain)),
+        "seam_64": seam(large, window),
         "retrieval_quartiles": {
             "sampled": nearest(made, known, 800, 0), "held_out": nearest(real, known, 800, 0),
         },

@@ -52,5 +52,5 @@ def prior() -> Prior:
     torch.manual_seed(0)
     network = PriorNetwork(PRIOR)
     network.axes.fit(torch.nn.functional.normalize(torch.randn(400, 12), dim=1), 0.5)
-    facts = PriorFacts("tiny-prior", "0" * 64, "tiny@1", 0.5, "micrometer", 32, 2.0, "histology")
+    facts = PriorFacts("tiny-prior", "tiny@1", 0.5, "micrometer", 32, 2.0)
     return Prior(facts, PRIOR, network, torch.device("cpu"))

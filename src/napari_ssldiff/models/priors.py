@@ -188,10 +188,7 @@ def load_words(card: PriorCard, device: str = "auto") -> Words:
     except (KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         said = str(error).splitlines()[-1].strip()[:200]
         raise ModelError(f"the weights of {card.id} do not fit its card: {said}") from None
-    facts = PriorFacts(
-        card.id, card.hash, card.encoder, card.resolution, card.unit, card.cell, card.guidance,
-        card.domain,
-    )  # fmt: skip
+    facts = PriorFacts(card.id, card.encoder, card.resolution, card.unit, card.cell, card.guidance)
     prior = Prior(facts, card.config, network, where)
     if text.width != prior.condition_width:
         raise ModelError(

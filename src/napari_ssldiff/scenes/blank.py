@@ -13,11 +13,12 @@ def blank_scene(
     pixel_size: PixelSize,
     name: str = "blank",
     background: tuple[int, int, int] = (255, 255, 255),
+    path: str = "",
 ) -> Scene:
     """A scene of ``(h, w)`` pixels of one colour that takes no memory.
 
-    It has no path, so nothing is cached by it.
+    Its ``path`` is no file, so nothing is cached by it; it tells scenes of one name apart.
     """
     pixels = np.broadcast_to(np.asarray(background, np.uint8), (*shape, 3))
     level = ArrayLevel(pixels, "YXC", "C", (512, 512), Problems(), name)
-    return Scene("", name, (level,), pixel_size, background=background)
+    return Scene(path, name, (level,), pixel_size, background=background)

@@ -8,14 +8,13 @@ the text encoder's business. What was read is shown to the user, so nothing is g
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
-from napari_ssldiff.errors import InputError
+from napari_ssldiff.embeddings.field import slerp
 
 Weights = NDArray[np.float32]
 #: Place: words that put what follows them into it, what precedes them being the rest.
@@ -128,20 +127,4 @@ def mixed(base: NDArray[np.float32], over: NDArray[np.float32], weights: Weights
     weights
         ``(rows, columns)`` in [0, 1].
     """
-    from napari_ssldiff.embeddings.field import slerp
-
     return slerp(base, np.broadcast_to(over, base.shape), weights)
-
-
-def check_places(prompts: Sequence[str], count: int) -> None:
-    """Refuse more prompts than places.
-
-    Raises
-    ------
-    InputError
-        Naming both numbers.
-    """
-    if len(prompts) > count:
-        raise InputError(
-            f"{len(prompts)} region prompts, but {count} regions: draw more, or leave some out"
-        )

@@ -104,26 +104,20 @@ class PriorFacts:
     ----------
     id
         Of the prior.
-    hash
-        sha256 over its weights and numbers.
     encoder
         Identifier of the encoder of the fields, its weights included.
     resolution, unit, cell
         Of the encoder's pixels, and the edge of a cell in them.
     guidance
         Default scale.
-    domain
-        ``"histology"`` or ``"remote sensing"``.
     """
 
     id: str
-    hash: str
     encoder: str
     resolution: float
     unit: str
     cell: int
     guidance: float
-    domain: str
 
 
 class Prior:

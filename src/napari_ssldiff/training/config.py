@@ -119,7 +119,7 @@ _CONFIG: dict[str, Any] = {
     },
     "prior?": {
         "seed": int,
-        "window": (int, dict),
+        "window": int,
         "channels": int,
         "context": int,
         "spatial": int,
@@ -135,7 +135,7 @@ _CONFIG: dict[str, Any] = {
         "scheduler": dict,
         "network": dict,
         "batch": int,
-        "versions": (int, dict),
+        "versions": int,
         "schedule": _SCHEDULE,
     },
     "distil?": {

@@ -86,15 +86,19 @@ class Prepared(Trained):
                 + [domain_part[k] for k in ("resolution", "unit", "augment", "pixels")]
             ),
         }
+        return {**origin, **self.image_origin(domain, part)}
+
+    def image_origin(self, domain: str, part: str = "train") -> dict[str, str]:
+        """A digest of the image files of a domain; nothing where they were not brought here."""
         try:
             sources = self.images.sources(domain, "pixels", part)
         except InputError:
-            return origin  # networks and samples were brought here, images were not
+            return {}  # networks and samples may be here without them
         files = [
             [(s.name, s.path.stat().st_size if s.path.is_file() else 0) for s in entry]
             for entry in sources
         ]
-        return {**origin, "images": digest(files)}
+        return {"images": digest(files)}
 
     def prepare(
         self,

@@ -74,11 +74,6 @@ class Worded:
         """Of all domains, each once."""
         return list(dict.fromkeys(self.subject(d) for d in self.run.domains))
 
-    def window(self, domain: str) -> int:
-        """Cells along a window of the prior."""
-        stated = self.run.config["prior"]["window"]
-        return int(stated[domain] if isinstance(stated, dict) else stated)
-
     def prior_config(self, domain: str) -> dict[str, Any]:
         """The section ``prior`` as it holds for one domain."""
         width = int(self.card(domain).parts["encoder"]["width"])
@@ -86,30 +81,29 @@ class Worded:
         section = self.run.config["prior"]
         return {
             **section, **section.get("domains", {}).get(domain, {}),
-            "window": self.window(domain), "width": width, "condition": condition,
+            "width": width, "condition": condition,
         }  # fmt: skip
 
     def meanings(self, domain: str, part: str = "train", runtime: Runtime | None = None) -> m.Areas:
         """Fields, facts and small pictures of a domain's images, kept in the output folder."""
         tail = "" if part == "train" else f"-{part}"
         path = self.run.output / f"meanings-{domain}{tail}.safetensors"
-        card, config = self.card(domain), self.run.config
-        section = config["domains"][domain]
+        card, config = self.card(domain), self.prior_config(domain)
+        section = self.run.config["domains"][domain]
         origin = {
             "encoder": digest([card.weights[n] for n in card.parts["encoder"]["weights"]]),
             "configuration": digest(
-                [config["prior"][k] for k in ("seed", "versions")]
+                [config[k] for k in ("seed", "versions")]
                 + [section[k] for k in ("resolution", "unit", "augment", "pixels")]
             ),
+            **self.run.image_origin(domain, part),
         }
         if path.is_file() and note_of(path).is_file() and not changed(path, origin):
             return m.Areas(m.load(path))
         sets = self.run.images.sets(domain, "pixels", part, card.cell * 2)
         if not sets:
             return m.Areas([])
-        stated = config["prior"]["versions"]
-        versions = int(stated[domain] if isinstance(stated, dict) else stated)
-        versions = versions if part == "train" else 1
+        versions = int(config["versions"]) if part == "train" else 1
         self.run.log(f"embedding the images of {domain} ({part})")
         encoder = load_encoder(card, torch.device("cpu"))
         entries = section["pixels"]
@@ -117,7 +111,7 @@ class Worded:
             m.prepare(
                 sets, section["augment"], encoder.network, card.cell, self.subject(domain),
                 versions, m.label_table(self.run.images.paths[0], entries),
-                int(config["prior"]["seed"]), runtime,
+                int(config["seed"]), runtime,
             )
         )  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +199,7 @@ class Worded:
         """A corpus of the right shapes and no content."""
         rng, made = np.random.default_rng(0), {}
         for domain in self.run.domains:
-            subject, side = self.subject(domain), 2 * self.window(domain)
+            subject, side = self.subject(domain), 2 * int(self.prior_config(domain)["window"])
             width = int(self.card(domain).parts["encoder"]["width"])
             vectors = rng.normal(size=(side, side, width)).astype(np.float32)
             facts = rng.random((side, side, len(fact_names(subject)))).astype(np.float32)

@@ -68,7 +68,7 @@ class Wording:
 
     prompt: str = ""
     negative: str = ""
-    guidance: float = 3.0
+    guidance: float | None = None
 
 
 @dataclass(frozen=True)

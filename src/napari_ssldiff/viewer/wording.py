@@ -43,8 +43,9 @@ def new_canvas(card: Card, width: Length, height: Length) -> Image:
         raise InputError(
             f"a canvas has 1 to {LARGEST} pixels of the model a side, got {shape[1]} × {shape[0]}"
         )
-    scene = blank_scene(shape, size, f"Canvas {next(_canvases)}")
-    scene.path = scene.name  # tells the regions of one canvas from those of another
+    name = f"Canvas {next(_canvases)}"
+    # The path tells the regions of one canvas from those of another.
+    scene = blank_scene(shape, size, name, path=name)
     levels, attributes, _ = layer_data(scene)
     return Image(levels, **attributes)
 

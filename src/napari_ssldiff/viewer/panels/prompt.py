@@ -44,7 +44,7 @@ class PromptPanel(QWidget):
         self.guidance.setObjectName("words_guidance")
         self.guidance.setRange(0, 100)
         self.guidance.setSingleStep(0.5)
-        self.guidance.setValue(bench.session.wording.guidance)
+        self.guidance.setSpecialValueText("the prior's")  # what 0 is shown as
         self.guidance.setToolTip("How strictly the embeddings follow the words (1: off)")
         self.target = QComboBox()
         self.target.setObjectName("words_target")
@@ -88,7 +88,7 @@ class PromptPanel(QWidget):
             self._bench.session.wording,
             prompt=self.prompt.text(),
             negative=self.negative.text(),
-            guidance=self.guidance.value(),
+            guidance=self.guidance.value() or None,
         )
 
     def _on_target(self) -> None:

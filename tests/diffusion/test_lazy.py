@@ -246,3 +246,11 @@ def test_a_tile_needs_no_neighbour(make: Callable[..., LazyCanvas]) -> None:
     canvas.tile(1, 0)
     assert asked == [Box(128 - 32, -32, 192, 192)]
     assert engine.HALO % canvas.model.spec.latent_factor == 0
+
+
+def test_what_guidance_leads_away_from_counts_for_single_tiles_too(
+    make: Callable[..., LazyCanvas],
+) -> None:
+    away = torch.full((4, 3), 0.25)
+    plain, led = (make(task(guidance=3.0, negative=n)).tile(0, 0) for n in (None, away))
+    assert not torch.equal(plain, led)

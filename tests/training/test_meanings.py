@@ -24,6 +24,7 @@ from napari_ssldiff.training.data import ImageSet
 from napari_ssldiff.training.loop import Schedule
 from napari_ssldiff.training.pipeline import Pipeline
 from napari_ssldiff.training.prior_bundle import has_priors, write_priors
+from napari_ssldiff.training.worded import Worded
 
 FACTS = len(fact_names("histology"))
 TEXT: dict[str, Any] = {
@@ -246,3 +247,26 @@ def test_damaged_missing_and_misfitting_weights_are_told(installed: Path, tmp_pa
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(ModelError, match="outside its folder"):
         read_prior(path)
+
+
+def test_embedded_images_are_kept_until_the_images_change(tmp_path: Path, textured: Any) -> None:
+    from PIL import Image
+
+    data = tmp_path / "data"
+    data.mkdir()
+    Image.fromarray(textured(192, 192)).save(data / "a.png")
+    config = read_config(DEFAULT_CONFIG)
+    del config["domains"]["naip"], config["validation"]
+    entry = {"name": "tiles", "glob": "*.png", "pixel_size": 0.5}
+    config["domains"]["histology"] |= {"pixels": [entry], "encoder": [entry]}
+    config["prior"]["versions"] = 1
+    said: list[str] = []
+
+    def count() -> int:
+        return len(Worded(Pipeline(config, data, tmp_path / "out", log=said.append)).meanings(
+            "histology"))  # fmt: skip
+
+    assert count() == count() == 1
+    assert len([s for s in said if s.startswith("embedding")]) == 1
+    Image.fromarray(textured(192, 128)).save(data / "b.png")
+    assert count() == 2

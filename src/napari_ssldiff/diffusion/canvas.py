@@ -69,6 +69,12 @@ class CanvasTask:
         """Whether there is no sampling without ``known``."""
         return self.strength < 1 or self.mask is not None
 
+    def unwanted(self, spec: ModelSpec) -> torch.Tensor:
+        """``(1, k², d)``: the tokens that guidance leads away from; zeros are none."""
+        if self.negative is not None:
+            return self.negative[None]
+        return torch.zeros(1, spec.tokens**2, spec.token_width)
+
     def guidance_at(self, level: tuple[float, float]) -> float:
         """The guidance scale of a step that begins at ``(alpha, sigma)``."""
         if self.guidance_interval is None:
@@ -159,8 +165,7 @@ class Sampling:
         self.weight = window_weights(preset.weights, self.spec.window_latents).to(self.device)
         if self.idle:
             return
-        null = torch.zeros(self.spec.tokens**2, self.spec.token_width)
-        self._null = self.calls.condition((null if task.negative is None else task.negative)[None])
+        self._null = self.calls.condition(task.unwanted(self.spec))
         self.batch = task.batch or choose_batch(
             model, max(self.plan.passes), len(self.plan.windows), check
         )

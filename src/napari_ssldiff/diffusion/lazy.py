@@ -189,8 +189,7 @@ class LazyCanvas:
         self._windows: ByteCache[tuple[int, Key], torch.Tensor] = ByteCache(cache_bytes)
         self._tiles: ByteCache[Key, torch.Tensor] = ByteCache(tile_bytes)
         self._lock = threading.RLock()
-        side = model.spec.tokens**2
-        self._null = self._calls.condition(torch.zeros(1, side, model.spec.token_width))
+        self._null = self._calls.condition(task.unwanted(model.spec))
 
     @property
     def counters(self) -> Counters:

@@ -216,8 +216,11 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_windows")
-@pytest.mark.parametrize("preset", ["bulk", "paper"])
-@pytest.mark.parametrize("budget", [None, 9000, 0])
+@pytest.mark.parametrize(
+    ("preset", "budget"),
+    # What waits on disk is the same for every preset; the paper's many windows make it slow.
+    [("bulk", None), ("paper", None), ("bulk", 9000), ("bulk", 0)],
+)
 @pytest.mark.parametrize("from_the_top", [False, True])
 def test_every_wanted_box_comes_once_and_is_that_part_of_the_image(
     from_the_top: bool, budget: int | None, preset: str, model: Denoiser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,20 @@ def test_the_eight_symmetries_are_different_and_lose_nothing() -> None:
     turned = [augment.symmetry(image, k) for k in range(8)]
     assert len({tuple(t.flatten().tolist()) for t in turned}) == 8
     assert all(torch.equal(t.flatten().sort()[0], image.flatten()) for t in turned)
+
+
+def test_an_image_is_turned_about_its_middle_and_nothing_beside_it_shows() -> None:
+    _, x = torch.meshgrid(torch.arange(101.0), torch.arange(141.0), indexing="ij")
+    ramp = (x - 70)[None, None] / 100  # the place to the right of the middle
+    for degrees in (0.0, 30.0, -45.0, 90.0):
+        out = augment.turn(ramp, degrees)
+        edge = out.shape[-1]
+        assert out.shape == (1, 1, edge, edge)
+        assert edge >= int(101 / 2**0.5)
+        at = torch.arange(edge) - (edge - 1) / 2
+        angle = math.radians(degrees)
+        wanted = (math.cos(angle) * at[None, :] - math.sin(angle) * at[:, None]) / 100
+        torch.testing.assert_close(out[0, 0], wanted, atol=2e-3, rtol=0)
 
 
 def test_jitter_of_no_amount_changes_nothing() -> None:

@@ -304,12 +304,38 @@ def test_whatever_the_network_predicts_truth_has_no_loss_and_is_what_is_sampled(
     model = Oracle(config)
     trainer = Trainer(model, tmp_path, schedule(), runtime=Runtime("cpu", "no"))
     rng = np.random.default_rng(0)
-    terms = diffusion.denoising_terms(model, trainer, {"a": flat}, config, 8, 0.1, rng)
+    batch = diffusion.draw_batch({"a": diffusion.Windows(flat, config, 8)}, 8, 0.1, rng)
+    task = diffusion.Task(config, trainer.device)
+    terms = diffusion.denoising_terms(model, trainer, batch, task)
     assert float(terms["loss"]) < 1e-6
     with torch.no_grad():
         shape = (4, 8, 8)
         made = diffusion.sample_windows(model, "a", torch.zeros(2, 4, 6), config, shape, trainer)
     torch.testing.assert_close(made, torch.full((2, *shape), 0.7), atol=0.05, rtol=0)
+
+
+def test_windows_are_cut_where_their_tokens_are_sampled() -> None:
+    rng = np.random.default_rng(3)
+    made = []
+    for rows, columns, origin in ((5, 7, (16, 40)), (3, 3, (0, 0))):
+        vectors = rng.normal(size=(rows, columns, 6)).astype(np.float32)
+        field = EmbeddingField(vectors, origin, (32, 32), "test", 1.0, "pixel")
+        h, w = rows * 4 + origin[0] // 8, columns * 4 + origin[1] // 8
+        # Latents that say where they are, and in which sample.
+        y, x = np.meshgrid(np.arange(h), np.arange(w), indexing="ij")
+        place = np.stack([y, x, np.full_like(y, len(made)), y * 0]).astype(np.float32)
+        made.append(diffusion.Sample(torch.from_numpy(place), field))
+    latents, tokens = diffusion.Windows(made, DIFFUSION, 8).draw(200, rng)
+    centres = (np.arange(2) + 0.5) * 32
+    on_cells = 0
+    for z, k in zip(latents, tokens, strict=True):
+        y, x, which = (int(v) for v in z[:3, 0, 0])
+        assert (z[0, -1, 0], z[1, 0, -1]) == (y + 7, x + 7)
+        field = made[which].field
+        wanted = field.sample((y * 8 + centres)[:, None], (x * 8 + centres)[None, :])
+        np.testing.assert_allclose(k.numpy(), wanted.reshape(4, 6), atol=1e-6)
+        on_cells += all((at * 8 - o) % 32 == 0 for at, o in zip((y, x), field.origin, strict=True))
+    assert 80 < on_cells < 160  # half of them, and some of the others by chance
 
 
 def test_timesteps_cover_the_range_and_favour_the_middle_where_told() -> None:

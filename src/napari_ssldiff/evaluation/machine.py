@@ -7,7 +7,7 @@ import platform
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,14 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    """``None`` where it is not installed: a bench needs less than an evaluation."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def provenance(command: Sequence[str], device: torch.device) -> dict[str, Any]:
@@ -45,5 +53,5 @@ def provenance(command: Sequence[str], device: torch.device) -> dict[str, Any]:
             "system": platform.system(),
             "python": platform.python_version(),
         },
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES},
     }

@@ -73,6 +73,23 @@ def symmetry(images: torch.Tensor, k: int) -> torch.Tensor:
     return turned.flip(-1) if k >= 4 else turned
 
 
+def turn(images: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Rotate ``(n, c, h, w)`` float images; what is left is the largest square inside.
+
+    Bicubic, so that little of the finest detail goes. For content that has no up and no north.
+    """
+    angle = np.deg2rad(degrees)
+    height, width = images.shape[-2:]
+    # A square of edge s, turned by the angle, needs s·(|cos| + |sin|) either way.
+    edge = int(min(height, width) / (abs(np.cos(angle)) + abs(np.sin(angle))))
+    x = (torch.arange(edge, device=images.device) - (edge - 1) / 2).float()
+    y, x = torch.meshgrid(x, x, indexing="ij")
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    grid = torch.stack([(cos * x - sin * y) * 2 / width, (sin * x + cos * y) * 2 / height], -1)
+    grid = grid.expand(len(images), -1, -1, -1)
+    return F.grid_sample(images, grid, "bicubic", "border", align_corners=False)
+
+
 def view(
     crops: torch.Tensor,
     size: int,

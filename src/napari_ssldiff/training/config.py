@@ -46,7 +46,7 @@ _DOMAIN = {
     "card": dict,
     "pixels": [_ENTRY],
     "encoder": [_ENTRY],
-    "augment": {"stain?": _NUMBER, "light?": _NUMBER, "season?": _NUMBER},
+    "augment": {"stain?": _NUMBER, "light?": _NUMBER, "season?": _NUMBER, "turn?": _NUMBER},
     "hardware?": str,
 }
 _SCHEDULE = {

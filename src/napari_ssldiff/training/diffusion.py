@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from napari_ssldiff.diffusion.bundle import to_x0
 from napari_ssldiff.diffusion.conditioning import Condition, TokenProjection, concatenate
 from napari_ssldiff.diffusion.solvers import DPMSolver2M
 from napari_ssldiff.errors import InputError
+from napari_ssldiff.training.ahead import Ahead
 from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
 from napari_ssldiff.training.samples import (
+    Batch,
     Sample,
-    draw,
+    Windows,
+    draw_batch,
     embed_cells,
     load_samples,
     prepare,
@@ -33,9 +37,9 @@ from napari_ssldiff.training.weights import restore
 __all__ = [
     "Denoiser",
     "Sample",
+    "Windows",
     "build_network",
     "denoising_terms",
-    "draw",
     "embed_cells",
     "load_samples",
     "prepare",
@@ -117,47 +121,58 @@ def draw_timesteps(
     return (u * length).long().clamp_max(length - 1)
 
 
+class Task:
+    """What the denoiser is to answer to noisy latents.
+
+    The noisy latents are x = sqrt(a)·x0 + sqrt(1-a)·noise; the answer is the noise, x0, or
+    v = sqrt(a)·noise - sqrt(1-a)·x0 (Salimans and Ho 2022), as ``prediction`` says.
+
+    Parameters
+    ----------
+    config
+        The section ``diffusion``.
+    device
+        Where the levels of noise are kept.
+    """
+
+    def __init__(self, config: Mapping[str, Any], device: torch.device) -> None:
+        kind: Any = DDPMScheduler  # its methods are added by a decorator
+        scheduler = kind(prediction_type=config["prediction"], **config["scheduler"])
+        self.prediction = str(config["prediction"])
+        self.length = int(scheduler.config.num_train_timesteps)
+        # On the device once: a look-up there instead of a copy and a wait in every step.
+        self._kept = scheduler.alphas_cumprod.to(device)
+
+    def __call__(
+        self, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(noisy latents, what is to be answered)`` at timesteps ``t``."""
+        kept = self._kept[t][:, None, None, None]
+        alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
+        targets = {"epsilon": noise, "sample": x0}
+        target = targets.get(self.prediction)
+        if target is None:
+            target = alpha * noise - sigma * x0
+        return alpha * x0 + sigma * noise, target
+
+
 def denoising_terms(
     model: Denoiser,
     trainer: Trainer,
-    domains: Mapping[str, Sequence[Sample]],
-    config: Mapping[str, Any],
-    factor: int,
-    drop: float,
-    rng: np.random.Generator,
+    batch: Batch,
+    task: Task,
     favour: Mapping[str, float] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The loss on a batch of equal parts of all domains; conditions go with probability ``drop``.
-
-    ``favour`` is that of :func:`draw_timesteps`.
-
-    What the network is to return (``prediction``) is taken from the noisy latents
-    x = sqrt(a)·x0 + sqrt(1-a)·noise: the noise, v = sqrt(a)·noise - sqrt(1-a)·x0 (Salimans and
-    Ho 2022), or x0.
-    """
-    kind: Any = DDPMScheduler  # its methods are added by a decorator
-    scheduler = kind(prediction_type=config["prediction"], **config["scheduler"])
-    share = max(1, int(config["batch"]) // len(domains))
-    clean, conditions = [], []
-    for name, samples in domains.items():
-        z, tokens = draw(samples, config, factor, share, rng)
-        keep = torch.from_numpy(rng.random(share) >= drop).float()
-        clean.append(z)
-        tokens = (tokens * keep[:, None, None]).to(trainer.device)
-        conditions.append(model.projections[name](tokens))
-    x0 = torch.cat(clean).to(trainer.device)
-    condition = concatenate(conditions)
-    noise = torch.randn_like(x0)
-    t = draw_timesteps(len(x0), scheduler.config.num_train_timesteps, favour).to(trainer.device)
-    xt = scheduler.add_noise(x0, noise, t)
-    targets = {"epsilon": noise, "sample": x0}
-    target = targets.get(config["prediction"])
-    if target is None:
-        target = scheduler.get_velocity(x0, noise, t)
+    """The loss on a batch; ``favour`` is that of :func:`draw_timesteps`."""
+    conditions = [model.projections[n](k.to(trainer.device)) for n, k in batch.tokens.items()]
+    x0 = batch.latents.to(trainer.device)
+    t = draw_timesteps(len(x0), task.length, favour).to(trainer.device)
+    xt, target = task(x0, torch.randn_like(x0), t)
     with trainer.autocast():
-        made = model(xt.contiguous(memory_format=torch.channels_last), t, condition)
+        made = model(xt.contiguous(memory_format=torch.channels_last), t, concatenate(conditions))
     error = F.mse_loss(made.float(), target, reduction="none").mean(dim=(1, 2, 3))
-    parts = {f"loss_{n}": e.mean() for n, e in zip(domains, error.split(share), strict=True)}
+    shares = [len(tokens) for tokens in batch.tokens.values()]
+    parts = {f"loss_{n}": e.mean() for n, e in zip(batch.tokens, error.split(shares), strict=True)}
     return {"loss": error.mean(), **parts}
 
 
@@ -195,16 +210,15 @@ def sample_windows(
 def _sheet(
     model: Denoiser,
     trainer: Trainer,
-    domains: Mapping[str, Sequence[Sample]],
+    domains: Mapping[str, Windows],
     config: Mapping[str, Any],
-    factor: int,
     decoder: Callable[[torch.Tensor], torch.Tensor],
 ) -> Image.Image:
     """Four windows per domain, and three samples from the tokens of each."""
     rng, columns = np.random.default_rng(0), 4
     rows = []
-    for name, samples in domains.items():
-        z, tokens = draw(samples, config, factor, 64, rng)
+    for name, windows in domains.items():
+        z, tokens = windows.draw(64, rng)
         apart = spread(tokens.flatten(1), 4)  # four that show different things
         z, tokens = z[apart], tokens[apart]
         made = sample_windows(
@@ -271,24 +285,28 @@ def train(
     model = Denoiser(config, list(domains), width, channels, factor)
     model = model.to(memory_format=torch.channels_last)
     trainer = Trainer(model, directory, schedule, seed, runtime or Runtime())
-    drop, apart = float(config["unconditional"]), validation or {}
+    task, favour = Task(config, trainer.device), config.get("timesteps")
+    drop, count = float(config["unconditional"]), int(config["batch"])
+    seen = {name: Windows(part, config, factor) for name, part in domains.items()}
+    apart = {name: Windows(part, config, factor) for name, part in (validation or {}).items()}
 
-    def loss(step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        favour = config.get("timesteps")
-        return denoising_terms(model, trainer, domains, config, factor, drop, rng, favour)
+    def batch(step: int) -> Batch:
+        return draw_batch(seen, count, drop, np.random.default_rng([seed, step]))
 
     def held_out(module: Any, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        return denoising_terms(module, trainer, apart, config, factor, 0.0, rng)
+        return denoising_terms(module, trainer, draw_batch(apart, count, 0.0, rng), task)
 
     def sheet(module: Any) -> Image.Image:
         assert decoder is not None
-        return _sheet(module, trainer, apart or domains, config, factor, decoder)
+        return _sheet(module, trainer, apart or seen, config, decoder)
 
-    yield from trainer.run(
-        loss,
-        validate=fixed_batches(held_out, 4, seed) if apart else None,
-        sheet=sheet if decoder else None,
-    )
+    with ThreadPoolExecutor(1) as pool:
+        batches = Ahead(batch, pool)
+        yield from trainer.run(
+            lambda step, _: denoising_terms(model, trainer, batches(step), task, favour),
+            validate=fixed_batches(held_out, 4, seed) if apart else None,
+            sheet=sheet if decoder else None,
+        )
 
 
 def result(

@@ -27,7 +27,7 @@ from napari_ssldiff.diffusion.conditioning import Condition, concatenate
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.training.diffusion import Denoiser
 from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
-from napari_ssldiff.training.samples import Sample, draw
+from napari_ssldiff.training.samples import Sample, Windows, draw_batch
 from napari_ssldiff.training.trajectories import Course, columns, courses, follow
 from napari_ssldiff.training.validation import fixed_batches
 from napari_ssldiff.training.weights import read_weights
@@ -99,16 +99,18 @@ def train(
     _check(config, domains, teacher)
     seed = int(config["seed"])
     torch.manual_seed(seed)
-    lesson = _Lesson(copy.deepcopy(teacher), config, diffusion, factor)
+    lesson = _Lesson(copy.deepcopy(teacher), config, diffusion)
     trainer = Trainer(lesson.adapter, directory, schedule, seed, runtime or Runtime())
     lesson.model.to(trainer.device)
+    seen = {name: Windows(part, diffusion, factor) for name, part in domains.items()}
+    apart = {name: Windows(part, diffusion, factor) for name, part in (validation or {}).items()}
 
     def loss(step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        return lesson.loss(domains, trainer, rng)
+        return lesson.loss(seen, trainer, rng)
 
     def held_out(averaged: Any, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         with _lent(averaged, lesson.adapter):
-            return lesson.loss(validation or {}, trainer, rng)
+            return lesson.loss(apart, trainer, rng)
 
     yield from trainer.run(loss, validate=fixed_batches(held_out, 4, seed) if validation else None)
 
@@ -117,13 +119,13 @@ class _Lesson:
     """Teacher and student: one network, its adapters off and on."""
 
     def __init__(
-        self, model: Denoiser, config: Mapping[str, Any], diffusion: Mapping[str, Any], factor: int
+        self, model: Denoiser, config: Mapping[str, Any], diffusion: Mapping[str, Any]
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.model.to(memory_format=torch.channels_last)
         self.network: Any = model.unet
         self.adapter = adapt(self.network, int(config["rank"]), float(config["alpha"]))
-        self.diffusion, self.factor = diffusion, factor
+        self.scheduler = diffusion["scheduler"]
         self.prediction = diffusion["prediction"]
         self.phases, self.steps = int(config["steps"]), int(config["teacher_steps"])
         self.batch, self.guidance = int(config["batch"]), float(config["guidance"])
@@ -139,20 +141,18 @@ class _Lesson:
     @torch.no_grad()
     def _draw(
         self,
-        domains: Mapping[str, Sequence[Sample]],
+        domains: Mapping[str, Windows],
         device: torch.device,
         rng: np.random.Generator,
     ) -> tuple[torch.Tensor, Condition, Condition]:
         """Clean windows, their conditions and the null conditions, in equal parts per domain."""
-        clean, given, empty = [], [], []
-        for name, samples in domains.items():
-            share = max(1, self.batch // len(domains))
-            z, tokens = draw(samples, self.diffusion, self.factor, share, rng)
+        batch = draw_batch(domains, self.batch, 0.0, rng)
+        given, empty = [], []
+        for name, tokens in batch.tokens.items():
             tokens = tokens.to(device)
-            clean.append(z)
             given.append(self.model.projections[name](tokens))
             empty.append(self.model.projections[name](torch.zeros_like(tokens)))
-        return torch.cat(clean).to(device), concatenate(given), concatenate(empty)
+        return batch.latents.to(device), concatenate(given), concatenate(empty)
 
     @torch.no_grad()
     def _teach(
@@ -177,12 +177,12 @@ class _Lesson:
             self.network.enable_adapters()
 
     def loss(
-        self, domains: Mapping[str, Sequence[Sample]], trainer: Trainer, rng: np.random.Generator
+        self, domains: Mapping[str, Windows], trainer: Trainer, rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:
         """The student's error on one batch; ``loss_first`` where the trajectories begin."""
         device = trainer.device
         x0, given, null = self._draw(domains, device, rng)
-        course = courses(self.diffusion["scheduler"], self.phases, self.steps, len(x0), rng)
+        course = courses(self.scheduler, self.phases, self.steps, len(x0), rng)
         alpha, sigma = columns(course.alpha, device), columns(course.sigma, device)
         begin = alpha[0] * x0 + sigma[0] * torch.randn_like(x0)
         x, wanted = (

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
-from napari_ssldiff.embeddings.field import EmbeddingField
-from napari_ssldiff.training.augment import jitter_light, jitter_stain, symmetry
+from napari_ssldiff.embeddings.field import EmbeddingField, slerp
+from napari_ssldiff.training.augment import jitter_light, jitter_stain, symmetry, turn
 from napari_ssldiff.training.data import ImageSet
 from napari_ssldiff.training.encoder import normalise_input
 from napari_ssldiff.training.runtime import Runtime
@@ -53,7 +54,8 @@ def prepare(
     """Encode every image in ``versions`` augmented forms, times the weight of its set.
 
     Each form gets its own symmetry, stain, light and cell phase, so that the network meets
-    conditions at every offset between windows and cells. The networks work on the runtime's
+    conditions at every offset between windows and cells; from the ninth on it is turned by up to
+    ``turn`` degrees besides, where the augmentation has that. The networks work on the runtime's
     device and are on the CPU afterwards.
     """
     hardware = (runtime or Runtime()).resolve()
@@ -65,7 +67,9 @@ def prepare(
             for image in group.images:
                 for version in range(count):
                     x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-                    x = symmetry(x.to(hardware.device), version % 8)
+                    x = symmetry(x.to(hardware.device), version % 8).float() / 255
+                    if augmentation.get("turn") and version >= 8:
+                        x = turn(x, rng.uniform(-augmentation["turn"], augmentation["turn"]))
                     x, phase = _vary(x, augmentation, cell, rng)
                     field = EmbeddingField(
                         embed_cells(encoder, x[0, :, phase[0] :, phase[1] :], cell),
@@ -86,8 +90,8 @@ def prepare(
 def _vary(
     images: torch.Tensor, augmentation: Mapping[str, float], cell: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, tuple[int, int]]:
-    """uint8 → [0, 1] in another stain and light, sides multiples of 8; and where cells begin."""
-    x = images.float() / 255
+    """[0, 1] in another stain and light, sides multiples of 8; and where cells begin."""
+    x = images
     if augmentation.get("stain"):
         x = jitter_stain(x, augmentation["stain"], rng)
     if augmentation.get("light"):
@@ -122,36 +126,97 @@ def load_samples(path: Path) -> list[Sample]:
     return samples
 
 
-def draw(
-    samples: Sequence[Sample],
-    config: Mapping[str, Any],
-    factor: int,
-    count: int,
-    rng: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(count, c, w, w)`` latent windows and their ``(count, k², d)`` tokens.
+class Windows:
+    """Windows of one domain's samples, drawn a batch at a time.
 
-    Half of the windows sit on the cells, half anywhere on the latent lattice; tokens come from
-    the same slerp sampling that synthesis uses.
+    Parameters
+    ----------
+    samples
+        At least one.
+    config
+        ``window`` and ``cell`` in model pixels.
+    factor
+        Model pixels per latent.
     """
-    window, cell = int(config["window"]), int(config["cell"])
-    side, w = window // cell, window // factor
-    centres = (np.arange(side) + 0.5) * cell
-    latents, tokens = [], []
-    for _ in range(count):
-        sample = samples[int(rng.integers(len(samples)))]
-        room = [n - w for n in sample.latents.shape[1:]]
-        place = [int(rng.integers(r + 1)) for r in room]
-        if rng.random() < 0.5:
-            step = cell // factor
-            for axis in (0, 1):
-                first = int(sample.field.origin[axis]) // factor
-                slots = (room[axis] - first) // step + 1
-                place[axis] = first + step * int(rng.integers(max(1, slots)))
-        y, x = (min(p, r) for p, r in zip(place, room, strict=True))
-        latents.append(sample.latents[:, y : y + w, x : x + w])
-        points = sample.field.sample(
-            (y * factor + centres)[:, None], (x * factor + centres)[None, :]
-        )
-        tokens.append(points.reshape(side * side, -1))
-    return torch.stack(latents).float(), torch.from_numpy(np.stack(tokens))
+
+    def __init__(self, samples: Sequence[Sample], config: Mapping[str, Any], factor: int) -> None:
+        window, self._cell = int(config["window"]), int(config["cell"])
+        self._side, self._edge, self._factor = window // self._cell, window // factor, factor
+        self._latents = [sample.latents for sample in samples]
+        fields = [sample.field for sample in samples]
+        self._room = np.array([z.shape[1:] for z in self._latents]) - self._edge
+        self._origin = np.array([field.origin for field in fields])
+        self._shape = np.array([field.shape for field in fields])
+        # One table of vectors for all: a batch is then one look-up, not hundreds.
+        self._begin = np.cumsum([0, *self._shape.prod(1)])[:-1]
+        self._vectors = np.concatenate([f.vectors.reshape(-1, f.width) for f in fields])
+
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(count, c, w, w)`` float32 latent windows and their ``(count, k², d)`` tokens.
+
+        Half of the windows sit on the cells, half anywhere on the latent lattice; tokens are
+        sampled as by :meth:`~napari_ssldiff.embeddings.field.EmbeddingField.sample`.
+        """
+        which = rng.integers(len(self._latents), size=count)
+        room = self._room[which]
+        share, on_cells = rng.random((count, 2)), rng.random((count, 1)) < 0.5
+        step, first = self._cell // self._factor, self._origin[which].astype(int) // self._factor
+        slots = np.maximum((room - first) // step + 1, 1)
+        sitting = first + step * np.floor(share * slots).astype(int)
+        place = np.where(on_cells, sitting, np.floor(share * (room + 1)).astype(int))
+        place = np.minimum(place, room)
+        n = self._edge
+        latents = [
+            self._latents[i][:, y : y + n, x : x + n]
+            for i, (y, x) in zip(which.tolist(), place.tolist(), strict=True)
+        ]
+        return torch.stack(latents).float(), torch.from_numpy(self._tokens(which, place))
+
+    def _tokens(self, which: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``(n, k², d)`` at the cells' centres of the windows at ``place``, in latents."""
+        centres = (np.arange(self._side) + 0.5) * self._cell
+        points = place[:, :, None] * self._factor + centres  # (n, 2, k)
+        last = self._shape[which][:, :, None] - 1
+        at = np.clip((points - self._origin[which][:, :, None]) / self._cell - 0.5, 0, last)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, last)
+        ty, tx = (at - low)[:, 0, :, None], (at - low)[:, 1, None, :]
+        begin, columns = self._begin[which][:, None, None], self._shape[which, 1][:, None, None]
+
+        def corner(rows: NDArray[np.int64], across: NDArray[np.int64]) -> NDArray[np.float32]:
+            found: NDArray[np.float32] = self._vectors[
+                begin + rows[:, 0, :, None] * columns + across[:, 1, None, :]
+            ]
+            return found
+
+        upper = slerp(corner(low, low), corner(low, high), tx)
+        lower = slerp(corner(high, low), corner(high, high), tx)
+        return slerp(upper, lower, ty).reshape(len(which), self._side**2, -1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of all domains.
+
+    Parameters
+    ----------
+    latents
+        ``(n, c, w, w)`` float32, domain after domain.
+    tokens
+        ``(share, k², d)`` float32 per domain; zero where the condition was dropped.
+    """
+
+    latents: torch.Tensor
+    tokens: dict[str, torch.Tensor]
+
+
+def draw_batch(
+    domains: Mapping[str, Windows], count: int, drop: float, rng: np.random.Generator
+) -> Batch:
+    """About ``count`` windows in equal parts; conditions go with probability ``drop``."""
+    latents, tokens, share = [], {}, max(1, count // len(domains))
+    for name, windows in domains.items():
+        z, k = windows.draw(share, rng)
+        latents.append(z)
+        tokens[name] = k * torch.from_numpy(rng.random(share) >= drop).float()[:, None, None]
+    return Batch(torch.cat(latents), tokens)

@@ -114,6 +114,16 @@ class FakeBackend:
         imagined = EmbeddingField(vectors, (0, 0), (64, 64), "fake", 1.0, "pixel")
         return Imagined(imagined, ("it does not know 'treez'",), '{"made": "prompt"}')
 
+    def embed(
+        self, scene: Scene, region: Region, bundle: Any, *, progress: Any, cancel: Any
+    ) -> EmbeddingField:
+        """Cells of 16 px; the left half is of one kind, the right half of another."""
+        box, size = region.bounds, scene.encoder_pixel_size
+        rows, columns = -(-box.h // 16), -(-box.w // 16)
+        vectors = np.zeros((rows, columns, 4), np.float32)
+        vectors[:, : columns // 2, 0] = vectors[:, columns // 2 :, 1] = 1
+        return EmbeddingField(vectors, (box.y, box.x), (16, 16), "fake", size.y, size.unit)
+
     def make_request(
         self,
         scene: Scene,
@@ -121,7 +131,7 @@ class FakeBackend:
         bundle: Any,
         parameters: Any,
         *,
-        imagined: Imagined | None = None,
+        content: Any = None,
         progress: Callable[[str, float, float], None],
         cancel: Any,
     ) -> SynthesisRequest:
@@ -129,10 +139,12 @@ class FakeBackend:
         self._work(self.delay, cancel)
         size = scene.encoder_pixel_size
         vectors = np.ones((1, 1, 4), np.float32)
+        own = EmbeddingField(vectors, (0, 0), (64, 64), "fake", size.y, size.unit)
         request = SynthesisRequest(
             model=bundle[0],
             model_hash="0" * 64,
-            field=EmbeddingField(vectors, (0, 0), (64, 64), "fake", size.y, size.unit),
+            field=own if content is None else content.field,
+            history=() if content is None else content.history,
             region=region,
             source=Source(scene.path, scene.shape, (size.y, size.x), size.unit),
             sampler=Sampler(

@@ -146,6 +146,7 @@ class _Front:
         self.run, self.budget = run, budget
         self.bands = plan_bands(run.plan.windows, run.task.box.shape, run.batch)
         self.done = [run.plan.begin] * len(self.bands)
+        self._solver = run.solver()
         self._tokens: dict[int, torch.Tensor] = {}
         self._held: dict[int, torch.Tensor] = {}  # in order of their last use
         self._scratch = Scratch()
@@ -185,11 +186,10 @@ class _Front:
         for state, sums in zip(states, fused.split(heights, 1), strict=True):
             state[2 * c : 3 * c] += sums
         own, part = states[0], band.strip
-        solver = run.solver()
-        if i > run.plan.begin:
-            solver.resume(i, own[c : 2 * c].clone())
+        # One solver goes from strip to strip: making one takes as long as a step of it.
+        self._solver.resume(i, own[c : 2 * c].clone() if i > run.plan.begin else None)
         x0 = run.settle(own[2 * c : 3 * c], own[3 * c], part)
-        own[:c] = solver.step(i, x0, own[:c].clone(), lambda n: run.noise(part, n + 1))
+        own[:c] = self._solver.step(i, x0, own[:c].clone(), lambda n: run.noise(part, n + 1))
         own[c : 2 * c] = x0
         own[2 * c : 3 * c] = 0
         self.done[b] += 1

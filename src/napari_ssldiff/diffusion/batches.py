@@ -13,7 +13,8 @@ from napari_ssldiff.diffusion.memory import attempt
 #: On a CPU, where larger batches gain little. A number that is the same everywhere keeps results
 #: the same to the last digit.
 CPU_BATCH = 16
-LARGEST = 32
+#: Beyond it a card that still gains has run out of windows or memory sooner.
+LARGEST = 256
 #: A batch twice as large has to be this much faster per window to be worth its memory.
 WORTH = 0.95
 
@@ -38,7 +39,7 @@ def choose_batch(
 def measured_batch(
     model: Denoiser, passes: int, count: int, check: Callable[[], None] = lambda: None
 ) -> int:
-    """The power of two up to 32 after which doubling gains little time per window.
+    """The power of two up to :data:`LARGEST` after which doubling gains little time per window.
 
     Every size is timed once per model, device and process, after a call to warm up; sizes that
     do not fit into memory or exceed ``count`` are not tried.

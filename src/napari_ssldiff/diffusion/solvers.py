@@ -37,10 +37,10 @@ class Solver(Protocol):
         """The canvas after step ``i``, from the fused prediction ``x0``."""
         ...
 
-    def resume(self, i: int, x0: torch.Tensor) -> None:
-        """Go on at step ``i`` as if the steps before it had been taken here.
+    def resume(self, i: int, x0: torch.Tensor | None) -> None:
+        """Go on at step ``i`` as if the steps before it had been taken here, and no others.
 
-        ``x0`` is what the step before was given.
+        ``x0`` is what the step before was given; ``None`` where ``i`` is the first.
         """
         ...
 
@@ -110,7 +110,7 @@ class _DPMSolver:
         out: torch.Tensor = self._scheduler.step(x0, self.timesteps[i], x).prev_sample
         return out
 
-    def resume(self, i: int, x0: torch.Tensor) -> None:
+    def resume(self, i: int, x0: torch.Tensor | None) -> None:
         order = self._scheduler.config.solver_order
         self._scheduler.set_begin_index(i)
         self._scheduler._step_index = None  # it would go on counting from where it was
@@ -176,7 +176,7 @@ class PaperDDIM:
         a = float(self._alpha_bar[self.timesteps[i]])
         return a**0.5, (1 - a) ** 0.5
 
-    def resume(self, i: int, x0: torch.Tensor) -> None:
+    def resume(self, i: int, x0: torch.Tensor | None) -> None:
         """A step depends on nothing that came before it."""
 
     def step(self, i: int, x0: torch.Tensor, x: torch.Tensor, noise: Noise) -> torch.Tensor:

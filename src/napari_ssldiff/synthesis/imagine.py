@@ -82,6 +82,11 @@ class Imagined:
     notes: tuple[str, ...]
     record: str
 
+    @property
+    def history(self) -> tuple[str, ...]:
+        """A request's ``history``."""
+        return (self.record,)
+
 
 def conditions(
     words: Words,

@@ -11,6 +11,7 @@ from napari_ssldiff.viewer.native import load_triton_apart
 from napari_ssldiff.viewer.session import Parameters
 
 if TYPE_CHECKING:
+    from napari_ssldiff.embeddings.field import EmbeddingField
     from napari_ssldiff.models.priors import Words
     from napari_ssldiff.synthesis.endless import LazyScene
     from napari_ssldiff.synthesis.events import Event
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 #: Where the user looks: ``(y, x)`` in level-0 pixels, or ``None`` where that is nowhere. Called on
 #: any thread.
 Focus = Callable[[], tuple[float, float] | None]
+
+
+class Content(Protocol):
+    """A field that takes the place of a region's own, and how it came about."""
+
+    @property
+    def field(self) -> EmbeddingField: ...
+    @property
+    def history(self) -> tuple[str, ...]: ...
+
+
 #: Called with the stage in words, the work done and the work in all.
 ProgressCall = Callable[[str, float, float], None]
 
@@ -74,6 +86,9 @@ class Backend(Protocol):
         progress: ProgressCall,
         cancel: Any,
     ) -> Imagined: ...
+    def embed(
+        self, scene: Scene, region: Region, bundle: Any, *, progress: ProgressCall, cancel: Any
+    ) -> EmbeddingField: ...
     def make_request(
         self,
         scene: Scene,
@@ -81,7 +96,7 @@ class Backend(Protocol):
         bundle: Any,
         parameters: Parameters,
         *,
-        imagined: Imagined | None = None,
+        content: Content | None = None,
         progress: ProgressCall,
         cancel: Any,
     ) -> SynthesisRequest: ...
@@ -180,6 +195,14 @@ class EngineBackend:
         )  # fmt: skip
         return made
 
+    def embed(
+        self, scene: Scene, region: Region, bundle: Any, *, progress: ProgressCall, cancel: Any
+    ) -> EmbeddingField:
+        """The embeddings of a region, as a variation of it would take them."""
+        from napari_ssldiff.synthesis.prepare import embed_region
+
+        return embed_region(scene, region, bundle, progress=progress, cancel=cancel)
+
     def make_request(
         self,
         scene: Scene,
@@ -187,11 +210,11 @@ class EngineBackend:
         bundle: Any,
         parameters: Parameters,
         *,
-        imagined: Imagined | None = None,
+        content: Content | None = None,
         progress: ProgressCall,
         cancel: Any,
     ) -> SynthesisRequest:
-        """Embed the region, or take what was imagined; output in the source's own pixels."""
+        """Embed the region, or take the content given; output in the source's own pixels."""
         from napari_ssldiff.synthesis import make_request
         from napari_ssldiff.synthesis.request import Sampler
 
@@ -207,8 +230,8 @@ class EngineBackend:
             region,
             bundle,
             sampler,
-            field=None if imagined is None else imagined.field,
-            history=() if imagined is None else (imagined.record,),
+            field=None if content is None else content.field,
+            history=() if content is None else content.history,
             grid="source",
             **_pixels(scene, bundle, parameters),
             progress=progress,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from napari_ssldiff.export.overlay_store import OverlayStore
 from napari_ssldiff.export.provenance import provenance_of
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.scene import Scene
-from napari_ssldiff.viewer.backend import Cancel, Focus
+from napari_ssldiff.viewer.backend import Cancel, Content, Focus
 from napari_ssldiff.viewer.endless import EndlessSlide, make_slide, provenance_of_slide
 from napari_ssldiff.viewer.messages import (
     JobPainted,
@@ -43,7 +43,8 @@ _numbers = itertools.count(1)
 _INTERVAL = 0.05  # seconds between two progress messages: more only keep the main thread busy
 
 
-def _next_id() -> int:
+def next_id() -> int:
+    """The number of a new job."""
     return next(_numbers)
 
 
@@ -66,6 +67,8 @@ class GenerateJob:
         Where the user looks; tiles there come first.
     prompt
         Takes the place of the region's own embeddings.
+    content
+        A field that does, where there is no prompt.
     """
 
     scene: Scene
@@ -76,7 +79,8 @@ class GenerateJob:
     paint: Callable[[Box, NDArray[np.uint8]], Box]
     focus: Focus = lambda: None
     prompt: Prompt | None = None
-    id: int = field(default_factory=_next_id)
+    content: Content | None = None
+    id: int = field(default_factory=next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
         """Load, embed or imagine, sample, paint."""
@@ -84,29 +88,29 @@ class GenerateJob:
         from napari_ssldiff.synthesis.events import Finished, Preview, Progress, TileDone
 
         report = Reporter(self.id, post)
-        bundle, token = _load(self, engine, control, report)
+        bundle, token = load_model(self, engine, control, report)
         seconds, tiles = 0.0, 0
         notes: tuple[str, ...] = ()
         try:
-            imagined = None
+            content = self.content
             if self.prompt is not None:
                 report("Reading the words")
-                imagined = engine.backend.imagine(
+                content = imagined = engine.backend.imagine(
                     self.scene, self.region, bundle, self.prompt, self.parameters,
                     progress=report, cancel=token,
                 )  # fmt: skip
-            else:
+                notes = imagined.notes
+            elif content is None:
                 report("Reading the region")
             request = engine.backend.make_request(
                 self.scene, self.region, bundle, self.parameters,
-                imagined=imagined, progress=report, cancel=token,
+                content=content, progress=report, cancel=token,
             )  # fmt: skip
             facts = {
                 "device": str(getattr(bundle, "device", self.device)),
                 "crs": self.scene.crs,
                 "over_the_overlay": self.parameters.over,
             }
-            notes = () if imagined is None else imagined.notes
             post(JobPrepared(self.id, provenance_of(request, extra=facts), notes))
             report("Starting to sample")
             events = engine.backend.synthesize(
@@ -131,7 +135,7 @@ class GenerateJob:
             kept = f"; {tiles} finished tiles stay" if tiles else ""
             raise Cancelled(f"Cancelled{kept}.") from None
         b = self.region.bounds
-        done = "varied" if self.prompt is None else "synthesised"
+        done = "varied" if content is None else "synthesised"
         told = "".join(f" {note[:1].upper()}{note[1:]}." for note in notes)
         took = f"{duration(seconds)} (seed {self.parameters.seed})"
         return f"{b.w} × {b.h} px {done} in {took}.{told}"
@@ -162,12 +166,12 @@ class OpenSlideJob:
     parameters: Parameters
     arrangement: Arrangement = "mirror"
     edge: int = 2**20
-    id: int = field(default_factory=_next_id)
+    id: int = field(default_factory=next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
         """Load, embed, hand over."""
         report = Reporter(self.id, post)
-        bundle, token = _load(self, engine, control, report)
+        bundle, token = load_model(self, engine, control, report)
         report("Reading the region")
         lazy = engine.backend.explore(
             self.scene, self.region, bundle, self.parameters,
@@ -206,7 +210,7 @@ class ExportJob:
     version: Literal["0.5", "0.4"] = "0.5"
     provenance: Mapping[str, Any] | None = None
     slide: EndlessSlide | None = None
-    id: int = field(default_factory=_next_id)
+    id: int = field(default_factory=next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
         """Write it; the output appears whole or not at all."""
@@ -238,8 +242,17 @@ class ExportJob:
         return f"Exported {box.w} × {box.h} px to {written}"
 
 
-def _load(
-    job: GenerateJob | OpenSlideJob, engine: Engine, control: JobControl, report: Reporter
+class Modelled(Protocol):
+    """A job that needs a model."""
+
+    @property
+    def model_id(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+
+
+def load_model(
+    job: Modelled, engine: Engine, control: JobControl, report: Reporter
 ) -> tuple[Any, Cancel]:
     """A job's model, and the token that stops what the engine does with it."""
     report("Loading the model")

@@ -96,6 +96,15 @@ class SlideOpened:
 
 
 @dataclass(frozen=True)
+class FieldOpened:
+    """A region's embeddings are there to be looked at; ``opened`` is an
+    :class:`~napari_ssldiff.viewer.field_job.OpenedField`."""
+
+    job: int
+    opened: Any
+
+
+@dataclass(frozen=True)
 class TileMade:
     """A tile of an endless slide was made; ``box`` in its level-0 pixels."""
 
@@ -122,6 +131,7 @@ Message: TypeAlias = (
     | JobCancelled
     | JobFailed
     | SlideOpened
+    | FieldOpened
     | TileMade
     | ChoreFailed
 )

@@ -198,11 +198,7 @@ class OverlayController:
         local = Region.from_vertices(np.asarray(region.vertices) - (box.y, box.x))
         inside = local.mask(Box(0, 0, h, w), (1 / factors[0], 1 / factors[1]))
         rgba = np.dstack([pixels, np.where(inside, 255, 0).astype(np.uint8)])
-        place = place_of(self.source)
-        # napari's place of preview pixel (0, 0): its centre, in the source's data coordinates.
-        first = (box.y + factors[0] / 2 - 0.5, box.x + factors[1] / 2 - 0.5)
-        place["translate"] = place["translate"] + _linear(self.source) @ first
-        place["scale"] = place["scale"] * factors
+        place = place_at(self.source, (box.y, box.x), factors)
         if self._preview is not None and self._preview in self.viewer.layers:
             if self._preview.data.shape == rgba.shape:
                 self._preview.data = rgba
@@ -256,6 +252,26 @@ def place_of(source: Image) -> dict[str, Any]:
         "units": source.units,
         "axis_labels": source.axis_labels,
     }
+
+
+def place_at(
+    source: Image, corner: tuple[float, float], pixel: tuple[float, float]
+) -> dict[str, Any]:
+    """The place of a layer whose pixels are larger than the source's.
+
+    Parameters
+    ----------
+    corner
+        ``(y, x)`` of its outer corner, in level-0 pixels.
+    pixel
+        ``(height, width)`` of one of its pixels, likewise.
+    """
+    place = place_of(source)
+    # napari's place of pixel (0, 0): its centre, in the source's data coordinates.
+    first = (corner[0] + pixel[0] / 2 - 0.5, corner[1] + pixel[1] / 2 - 0.5)
+    place["translate"] = place["translate"] + _linear(source) @ first
+    place["scale"] = place["scale"] * pixel
+    return place
 
 
 def _linear(source: Image) -> Points:

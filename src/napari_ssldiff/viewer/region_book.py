@@ -147,6 +147,13 @@ class RegionBook:
                 rows.append(Row(i, f"{str(kind).capitalize()} · {error}", None))
         return rows
 
+    def foreign(self) -> list[Shapes]:
+        """Shapes layers of the viewer other than the scene's own."""
+        from napari.layers import Shapes
+
+        layers = self._viewer.layers
+        return [x for x in layers if isinstance(x, Shapes) and x is not self.layer]
+
     def set_prompt(self, text: str) -> None:
         """Give the chosen shapes a prompt of their own; ``""`` takes it from them."""
         layer = self.layer

@@ -11,8 +11,10 @@ from qtpy.QtWidgets import QApplication, QFrame, QMessageBox, QScrollArea, QVBox
 
 from napari_ssldiff.viewer.backend import Backend
 from napari_ssldiff.viewer.export_dialog import ExportDialog, suggested_path
+from napari_ssldiff.viewer.field_editor import FieldEditor
 from napari_ssldiff.viewer.panels.edges import EdgePanel
 from napari_ssldiff.viewer.panels.endless import EndlessPanel
+from napari_ssldiff.viewer.panels.field import FieldPanel
 from napari_ssldiff.viewer.panels.parameters import ParameterPanel
 from napari_ssldiff.viewer.panels.prompt import PromptPanel
 from napari_ssldiff.viewer.panels.regions import RegionPanel
@@ -68,6 +70,7 @@ class SSLDiffusionWidget(QWidget):
         self.edges = EdgePanel(self.bench)
         self.run = RunPanel(self.bench, self.show_export)
         self.endless = EndlessPanel(self.bench)
+        self.field = FieldPanel(self.bench)
         self.dialog: ExportDialog | None = None
         self._lay_out()
 
@@ -82,7 +85,7 @@ class SSLDiffusionWidget(QWidget):
         self._on_work()
         # The window may be destroyed without any close event reaching a docked widget.
         _alive[id(self)] = (self, self._mailbox)
-        self.destroyed.connect(partial(_retire, id(self), self.bench))
+        self.destroyed.connect(partial(_retire, id(self), self.bench, self.field.editor))
         application = QApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.bench.close)
@@ -120,7 +123,7 @@ class SSLDiffusionWidget(QWidget):
         layout.setSpacing(8)
         panels = (
             self.source, self.regions, self.prompt, self.parameters, self.edges, self.run,
-            self.endless,
+            self.field, self.endless,
         )  # fmt: skip
         for panel in panels:
             layout.addWidget(panel)
@@ -164,7 +167,8 @@ class SSLDiffusionWidget(QWidget):
         return bool(answer == buttons.Yes)
 
 
-def _retire(key: int, bench: Workbench, *_: object) -> None:
+def _retire(key: int, bench: Workbench, editor: FieldEditor, *_: object) -> None:
     """Qt is destroying a widget: end its thread, on the main thread, then let Python have it."""
+    editor.close()
     if bench.close():
         _alive.pop(key, None)

@@ -17,14 +17,15 @@ from napari_ssldiff.scenes.extend import extend
 from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer import messages as m
-from napari_ssldiff.viewer.backend import Backend, Card, EngineBackend
+from napari_ssldiff.viewer.backend import Backend, Card, Content, EngineBackend
 from napari_ssldiff.viewer.endless import EndlessView, carried, slide_of
+from napari_ssldiff.viewer.field_job import OpenFieldJob
 from napari_ssldiff.viewer.jobs import ExportJob, GenerateJob, OpenSlideJob
 from napari_ssldiff.viewer.layer_scene import is_source, scene_of
 from napari_ssldiff.viewer.overlay import OverlayController
 from napari_ssldiff.viewer.reader import layer_data
 from napari_ssldiff.viewer.region_book import RegionBook
-from napari_ssldiff.viewer.session import Eta, Session, Severity, Status, WorkProgress
+from napari_ssldiff.viewer.session import Eta, Parameters, Session, Severity, Status, WorkProgress
 from napari_ssldiff.viewer.slides import Slides
 from napari_ssldiff.viewer.told import guard_size, notify, told
 from napari_ssldiff.viewer.wording import Target, new_canvas, prompts_for
@@ -59,6 +60,7 @@ class Workbench:
 
     scenes_changed = Signal()
     scene_changed = Signal()
+    field_opened = Signal(object)
 
     def __init__(
         self,
@@ -91,13 +93,6 @@ class Workbench:
     def sources(self) -> list[Image]:
         """The image layers that can be scenes, topmost first."""
         return [layer for layer in reversed(self.viewer.layers) if is_source(layer)]
-
-    def foreign_shapes_layers(self) -> list[Any]:
-        """Shapes layers other than the scene's own."""
-        from napari.layers import Shapes
-
-        own = self.regions.layer
-        return [x for x in self.viewer.layers if isinstance(x, Shapes) and x is not own]
 
     def card(self, model_id: str) -> Card | None:
         """The card of a model."""
@@ -170,29 +165,39 @@ class Workbench:
         scene, _ = self._chosen_scene()
         self._fill(list(prompts_for(target, self.session, self.regions, scene)))
 
-    def _fill(self, wanted: Sequence[tuple[Region, Prompt | None]]) -> None:
+    def render(self, region: Region, content: Content, parameters: Parameters) -> int:
+        """Queue a region's synthesis from a field; the job's number."""
+        return self._fill([(region, None)], content, parameters)
+
+    def open_field(self, count: int) -> None:
+        """Queue the embeddings of the first chosen region, to be looked at and edited."""
         scene, source = self._chosen_scene()
-        self._model()
+        model, device = self._model().id, self.session.device
+        region = self.regions.chosen()[0]
+        guard_size(region, "read", self.confirm)
+        self._submit(OpenFieldJob(scene, source, region, model, device, count), None)
+
+    def _fill(
+        self,
+        wanted: Sequence[tuple[Region, Prompt | None]],
+        content: Content | None = None,
+        parameters: Parameters | None = None,
+    ) -> int:
+        scene, source = self._chosen_scene()
+        model, device = self._model().id, self.session.device
         for region, _ in wanted:
             guard_size(region, "made", self.confirm)
-        overlay = self._overlay(source, scene)
+        overlay, how = self._overlay(source, scene), parameters or self.session.parameters
         overlay.look()
-        if self.session.parameters.over:
+        if how.over:
             scene = composite_scene(scene, overlay.store)
         for region, prompt in wanted:
-            self._submit(
-                GenerateJob(
-                    scene=scene,
-                    region=region,
-                    model_id=self.session.model_id,
-                    device=self.session.device,
-                    parameters=self.session.parameters,
-                    paint=overlay.paint,
-                    focus=lambda: overlay.focus,
-                    prompt=prompt,
-                ),
-                overlay,
-            )
+            job = GenerateJob(
+                scene, region, model, device, how, overlay.paint, lambda: overlay.focus, prompt,
+                content,
+            )  # fmt: skip
+            self._submit(job, overlay)
+        return job.id
 
     @told
     def open_endless(self, arrangement: Arrangement = "mirror", edge: int = 2**20) -> None:
@@ -206,19 +211,11 @@ class Workbench:
             Of the slide, in pixels of the model.
         """
         scene, _ = self._chosen_scene()
-        self._model()
+        model, session = self._model().id, self.session
         region = self.regions.chosen()[0]
         guard_size(region, "read", self.confirm)
-        job = OpenSlideJob(
-            scene=scene,
-            region=region,
-            model_id=self.session.model_id,
-            device=self.session.device,
-            parameters=self.session.parameters,
-            arrangement=arrangement,
-            edge=edge,
-        )
-        self._submit(job, None)
+        how, device = session.parameters, session.device
+        self._submit(OpenSlideJob(scene, region, model, device, how, arrangement, edge), None)
 
     @told
     def export(
@@ -290,6 +287,8 @@ class Workbench:
             self._ended(message)
         elif isinstance(message, m.SlideOpened):
             EndlessView.open(self.viewer, message.slide)
+        elif isinstance(message, m.FieldOpened):
+            self.field_opened.emit(message.opened)
         elif overlay is not None and not overlay.closed:
             if isinstance(message, m.JobPrepared):
                 overlay.start_run(message.job, message.provenance)

@@ -112,7 +112,7 @@ class RegionPanel(QWidget):
     def fill_menu(self) -> None:
         """Offer the other Shapes layers."""
         self.menu.clear()
-        layers = self._bench.foreign_shapes_layers()
+        layers = self._bench.regions.foreign()
         for layer in layers:
             self.menu.addAction(str(layer.name), partial(self._bench.adopt, layer))
         if not layers:

@@ -1,0 +1,155 @@
+"""Embeddings: what a region consists of, a brush to change it, and the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtGui import QIcon, QImage, QPixmap
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QSlider,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed
+from napari_ssldiff.viewer.field_job import PICTURE
+from napari_ssldiff.viewer.panels.layout import button, form, group, row
+from napari_ssldiff.viewer.workbench import Workbench
+
+#: Milliseconds of quiet after which a stroke or a move of the slider is drawn.
+QUIET = 250
+
+
+class FieldPanel(QWidget):
+    """Prototypes, brush, amount and history over a :class:`FieldEditor`."""
+
+    def __init__(self, bench: Workbench) -> None:
+        super().__init__()
+        self.editor = editor = FieldEditor(bench)
+        self.count = QSpinBox()
+        self.count.setObjectName("kinds")
+        self.count.setRange(1, 64)
+        self.count.setValue(8)
+        self.count.setToolTip("How many kinds of cells the region is sorted into")
+        self.open = button(
+            "Open embeddings",
+            "Show the chosen region's embeddings as a map, sorted into kinds of cells",
+            lambda: editor.open(self.count.value()),
+            "open_field",
+        )
+        self.kinds = _pictures("prototypes", "Pick a kind of cell and paint it onto the image")
+        self.amount = QSlider(Qt.Orientation.Horizontal)
+        self.amount.setObjectName("amount")
+        self.amount.setRange(0, 100)
+        self.amount.setValue(100)
+        self.amount.setToolTip("How far painted cells become what is painted")
+        self.live = QCheckBox("Draft while painting")
+        self.live.setObjectName("live")
+        self.live.setChecked(True)
+        self.live.setToolTip("Synthesise every stroke at once, by the preset draft")
+        self.keep = button(
+            "Keep", "Make it part of the field, and render it by the preset chosen", editor.keep,
+            "keep_edit",
+        )  # fmt: skip
+        self.undo = button(
+            "Undo", "Take paint off, or the last kept edit back", editor.undo, "undo_edit"
+        )
+        self.near = _pictures("nearest", "Real cells most like the one pointed at")
+        self.told = QLabel("Click the map: where is more of this, and which real cells are like it")
+        self.told.setWordWrap(True)
+
+        box, inside = group("Embeddings")
+        line = QHBoxLayout()
+        line.addWidget(self.open, 1)
+        line.addWidget(self.count)
+        inside.addLayout(line)
+        inside.addWidget(self.kinds)
+        rows = form()
+        row(rows, "Amount", self.amount)
+        inside.addLayout(rows)
+        inside.addWidget(self.live)
+        line = QHBoxLayout()
+        line.addWidget(self.keep, 1)
+        line.addWidget(self.undo, 1)
+        inside.addLayout(line)
+        inside.addWidget(self.told)
+        inside.addWidget(self.near)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(box)
+
+        self._quiet = QTimer(self)
+        self._quiet.setSingleShot(True)
+        self._quiet.setInterval(QUIET)
+        self._quiet.timeout.connect(self._draft)
+        self.kinds.itemClicked.connect(lambda item: editor.choose(self.kinds.row(item)))
+        self.amount.valueChanged.connect(self._on_amount)
+        editor.opened_changed.connect(self.show_field)
+        editor.pointed_at.connect(self.show_near)
+        editor.stroke.connect(self._stroke)
+        self.show_field()
+
+    def show_field(self) -> None:
+        """The kinds of cells of the open field."""
+        opened = self.editor.opened
+        self.kinds.clear()
+        self.near.clear()
+        for widget in (self.kinds, self.amount, self.live, self.keep, self.undo):
+            widget.setEnabled(opened is not None)
+        self.kinds.setVisible(opened is not None)
+        self.near.setVisible(False)
+        if opened is None:
+            return
+        counts = np.bincount(opened.found.labels.ravel(), minlength=len(opened.pictures))
+        for picture, count in zip(opened.pictures, counts.tolist(), strict=True):
+            self.kinds.addItem(_item(picture, f"{count / counts.sum():.0%}"))
+
+    def show_near(self, pointed: Pointed) -> None:
+        """Real cells that are most like the one that was pointed at."""
+        self.near.clear()
+        for near, picture in zip(pointed.near, pointed.pictures, strict=True):
+            self.near.addItem(_item(picture, f"{near.cosine:.2f}"))
+        self.near.setVisible(bool(pointed.near))
+        self.told.setText(
+            f"Cell {pointed.row + 1}, {pointed.column + 1} and the real cells nearest to it, by "
+            "cosine:"
+        )
+
+    def _on_amount(self, value: int) -> None:
+        self.editor.amount = value / 100
+        self._stroke()
+
+    def _stroke(self) -> None:
+        if self.live.isChecked() and self.editor.opened is not None:
+            self._quiet.start()
+
+    def _draft(self) -> None:
+        self.editor.draft()
+
+
+def _pictures(name: str, tip: str) -> QListWidget:
+    """A line of pictures, scrolled sideways."""
+    made = QListWidget()
+    made.setObjectName(name)
+    made.setToolTip(tip)
+    made.setViewMode(QListWidget.ViewMode.IconMode)
+    made.setFlow(QListWidget.Flow.LeftToRight)
+    made.setWrapping(False)
+    made.setMovement(QListWidget.Movement.Static)
+    made.setIconSize(QSize(PICTURE, PICTURE))
+    made.setFixedHeight(PICTURE + 46)
+    made.setSpacing(2)
+    return made
+
+
+def _item(picture: NDArray[np.uint8], text: str) -> QListWidgetItem:
+    h, w = picture.shape[:2]
+    image = QImage(np.ascontiguousarray(picture).data, w, h, 3 * w, QImage.Format.Format_RGB888)
+    return QListWidgetItem(QIcon(QPixmap.fromImage(image.copy())), text)

@@ -1,0 +1,208 @@
+"""The field editor over a viewer without a window: open, paint, draft, keep, undo, point."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed, regions_of
+from napari_ssldiff.viewer.messages import JobCancelled, JobDone
+from napari_ssldiff.viewer.session import Parameters
+from napari_ssldiff.viewer.workbench import Workbench
+
+REGION = Box(32, 16, 64, 96)  # 4 × 6 cells of the fake backend
+
+
+@pytest.fixture
+def bench(post: Any, backend: Any, add_slide: Callable[..., Any]) -> Iterator[Workbench]:
+    viewer = ViewerModel()
+    add_slide(viewer)
+    bench = Workbench(viewer, post.deliver, backend)
+    bench.regions.add(Region.from_box(REGION), "rectangle")
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def editor(bench: Workbench, post: Any) -> Iterator[FieldEditor]:
+    editor = FieldEditor(bench)
+    assert editor.open(4)
+    post.until(JobDone, bench.handle)
+    yield editor
+    editor.close()
+
+
+def layer(bench: Workbench, name: str) -> Any:
+    return next(x for x in bench.viewer.layers if x.name.endswith(name))
+
+
+def paint(editor: FieldEditor, bench: Workbench, label: int, *cells: tuple[int, int]) -> None:
+    brush = layer(bench, "· brush")
+    for cell in cells:
+        brush.paint(cell, label)
+
+
+def test_a_region_opens_as_a_map_with_a_brush_in_its_place(
+    bench: Workbench, editor: FieldEditor
+) -> None:
+    assert editor.opened is not None
+    assert len(editor.opened.pictures) == 2  # the fake field holds two kinds
+    assert editor.opened.pictures[0].shape == (48, 48, 3)
+    shown, source = layer(bench, "· embeddings"), bench.source
+    assert shown.data.shape == (4, 6, 3)
+    assert len(np.unique(shown.data.reshape(-1, 3), axis=0)) == 2
+    # The corner of the first cell is the corner of the region.
+    assert source is not None
+    corner = np.array(source.data_to_world((REGION.y - 0.5, REGION.x - 0.5)))
+    np.testing.assert_allclose(shown.data_to_world((-0.5, -0.5)), corner)
+    end = np.array(source.data_to_world((REGION.y1 - 0.5, REGION.x1 - 0.5)))
+    np.testing.assert_allclose(layer(bench, "· brush").data_to_world((3.5, 5.5)), end)
+    assert "2 kinds" in bench.session.status.text.lower()
+
+
+def test_a_stroke_is_drafted_where_it_touches_and_nowhere_else(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    strokes: list[int] = []
+    editor.stroke.connect(lambda: strokes.append(1))
+    right = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    paint(editor, bench, right, (1, 0), (1, 1))
+    assert strokes
+    assert editor.draft()
+    post.until(JobDone, bench.handle)
+    request = backend.requests[-1]
+    assert request.region.bounds == Box(48, 16, 16, 32)
+    assert request.sampler.preset == "draft"
+    before, after = editor.opened.field.vectors, request.field.vectors  # type: ignore[union-attr]
+    changed = (before != after).any(-1)
+    assert {(int(r), int(c)) for r, c in np.argwhere(changed)} == {(1, 0), (1, 1)}
+    np.testing.assert_allclose(after[1, 0], before[0, 5], atol=1e-6)
+    assert json.loads(request.history[-1])["op"] == "paint"
+    # Nothing new: nothing to draft.
+    count = len(backend.requests)
+    assert editor.draft()
+    assert len(backend.requests) == count
+    # Erased, the cell is made again as it was.
+    paint(editor, bench, 0, (1, 1))
+    assert editor.draft()
+    post.until(JobDone, bench.handle)
+    assert backend.requests[-1].region.bounds == Box(48, 32, 16, 16)
+    np.testing.assert_array_equal(backend.requests[-1].field.vectors[1, 1], before[1, 1])
+
+
+def test_the_amount_mixes_and_only_the_last_move_counts(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    paint(editor, bench, int(editor.opened.found.labels[0, 5]) + 1, (0, 0))  # type: ignore[union-attr]
+    backend.delay = 0.2
+    editor.amount = 0.25
+    editor.draft()
+    editor.amount = 0.5
+    editor.draft()
+    ends = [post.until((JobDone, JobCancelled), bench.handle) for _ in range(2)]
+    assert sum(isinstance(end, JobCancelled) for end in ends) == 1
+    cell = backend.requests[-1].field.vectors[0, 0]
+    np.testing.assert_allclose(cell[:2], [0.5**0.5] * 2, atol=1e-6)
+
+
+def test_kept_edits_are_rendered_and_undone_bit_for_bit(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    bench.session.parameters = Parameters(seed=5, preset="bulk")
+    digest = editor.opened.field.digest  # type: ignore[union-attr]
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    assert not editor.keep()
+    assert "nothing is painted" in bench.session.status.text.lower()
+    paint(editor, bench, label, (3, 0))
+    editor.draft()
+    post.until(JobDone, bench.handle)
+    assert editor.keep()
+    post.until(JobDone, bench.handle)
+    request = backend.requests[-1]
+    assert (request.sampler.preset, request.sampler.seed) == ("bulk", 5)
+    assert request.region.bounds == Box(80, 16, 16, 16)  # again, although a draft has shown it
+    assert [json.loads(s)["op"] for s in request.history] == ["paint"]
+    assert not editor.painted.any()
+    assert editor.edited is not None
+    assert editor.edited.field.digest == request.field.digest != digest
+    # Paint goes first, then what was kept.
+    paint(editor, bench, label, (0, 0))
+    assert editor.undo()
+    assert not editor.painted.any()
+    assert editor.edited.field.digest != digest
+    assert editor.undo()
+    post.until(JobDone, bench.handle)
+    assert editor.edited.field.digest == digest
+    assert backend.requests[-1].field.digest == digest
+    assert backend.requests[-1].region.bounds == Box(80, 16, 16, 16)
+    assert not editor.undo()
+    assert "nothing to undo" in bench.session.status.text.lower()
+
+
+def test_pointing_shows_where_more_of_it_is_and_which_real_cells_are_like_it(
+    bench: Workbench, editor: FieldEditor
+) -> None:
+    seen: list[Pointed] = []
+    editor.pointed_at.connect(seen.append)
+    assert editor.point(2, 4)
+    heat = layer(bench, "· similarity").data
+    np.testing.assert_allclose(heat[:, 3:], 1, atol=1e-6)
+    np.testing.assert_allclose(heat[:, :3], 0, atol=1e-6)
+    (pointed,) = seen
+    assert len(pointed.near) == len(pointed.pictures) == 5
+    assert all(n.column >= 3 and (n.row, n.column) != (2, 4) for n in pointed.near)
+    # A painted cell is compared as what it has become.
+    paint(editor, bench, int(editor.opened.found.labels[0, 0]) + 1, (2, 4))  # type: ignore[union-attr]
+    editor.point(2, 4)
+    assert all(n.column < 3 for n in seen[-1].near)
+
+
+def test_colours_stay_from_one_field_of_an_encoder_to_the_next(
+    bench: Workbench, editor: FieldEditor, post: Any
+) -> None:
+    before = layer(bench, "· embeddings").data.copy()
+    bench.regions.layer.data = []  # type: ignore[union-attr]
+    bench.regions.add(Region.from_box(Box(0, 0, 64, 32)), "rectangle")
+    editor.open(4)
+    post.until(JobDone, bench.handle)
+    after = layer(bench, "· embeddings").data
+    assert after.shape == (4, 2, 3)
+    np.testing.assert_array_equal(after[0, 0], before[0, 0])
+    np.testing.assert_array_equal(after[0, 1], before[0, 5])
+
+
+def test_layers_may_be_removed_at_any_time(bench: Workbench, editor: FieldEditor) -> None:
+    bench.viewer.layers.remove(layer(bench, "· brush"))
+    assert not editor.keep()
+    assert editor.choose(1)
+    assert layer(bench, "· brush").selected_label == 2
+    bench.viewer.layers.remove(layer(bench, "· embeddings"))
+    assert editor.point(0, 0)
+    bench.viewer.layers.remove(bench.source)
+    assert editor.opened is None
+    assert not [x for x in bench.viewer.layers if x.name.endswith(("· brush", "· similarity"))]
+    for act in (editor.draft, editor.keep, editor.undo, lambda: editor.point(0, 0)):
+        assert not act()
+        assert "no embeddings are open" in bench.session.status.text.lower()
+
+
+def test_an_edit_outside_the_image_is_refused(editor: FieldEditor) -> None:
+    from napari_ssldiff.errors import InputError
+
+    field = editor.opened.field  # type: ignore[union-attr]
+    touched = np.zeros(field.shape, bool)
+    touched[3, 5] = True
+    (whole,) = regions_of(field, touched, Box(0, 0, 500, 500))
+    assert whole.bounds == Box(80, 96, 16, 16)
+    (part,) = regions_of(field, touched, Box(0, 0, 90, 500))
+    assert part.bounds == Box(80, 96, 10, 16)
+    touched[0, 0] = True
+    assert len(regions_of(field, touched, Box(0, 0, 500, 500))) == 2
+    with pytest.raises(InputError, match="outside"):
+        regions_of(field, touched, Box(0, 0, 20, 20))

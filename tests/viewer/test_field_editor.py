@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed, regions_of
 from napari_ssldiff.viewer.messages import JobCancelled, JobDone
-from napari_ssldiff.viewer.session import Parameters
+from napari_ssldiff.viewer.session import Parameters, Wording
 from napari_ssldiff.viewer.workbench import Workbench
 
 REGION = Box(32, 16, 64, 96)  # 4 × 6 cells of the fake backend
@@ -52,8 +52,8 @@ def test_a_region_opens_as_a_map_with_a_brush_in_its_place(
     bench: Workbench, editor: FieldEditor
 ) -> None:
     assert editor.opened is not None
-    assert len(editor.opened.pictures) == 2  # the fake field holds two kinds
-    assert editor.opened.pictures[0].shape == (48, 48, 3)
+    assert len(editor.kinds) == 2  # the fake field holds two
+    assert editor.kinds[0].picture.shape == (48, 48, 3)  # type: ignore[union-attr]
     shown, source = layer(bench, "· embeddings"), bench.source
     assert shown.data.shape == (4, 6, 3)
     assert len(np.unique(shown.data.reshape(-1, 3), axis=0)) == 2
@@ -175,6 +175,29 @@ def test_colours_stay_from_one_field_of_an_encoder_to_the_next(
     assert after.shape == (4, 2, 3)
     np.testing.assert_array_equal(after[0, 0], before[0, 0])
     np.testing.assert_array_equal(after[0, 1], before[0, 5])
+
+
+def test_words_become_a_kind_that_can_be_painted(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    assert not editor.describe()
+    assert "the prompt is empty" in bench.session.status.text.lower()
+    bench.session.wording = Wording("dense nuclei", negative="fat")
+    assert editor.describe()
+    post.until(JobDone, bench.handle)
+    assert "can be painted" in bench.session.status.text.lower()
+    assert (backend.prompts[-1].text, backend.prompts[-1].negative) == ("dense nuclei", "fat")
+    assert [kind.name for kind in editor.kinds] == ["kind 1", "kind 2", "dense nuclei"]
+    assert layer(bench, "· brush").selected_label == 3
+    paint(editor, bench, 3, (0, 0))
+    editor.keep()
+    post.until(JobDone, bench.handle)
+    np.testing.assert_allclose(backend.requests[-1].field.vectors[0, 0], 0.5, atol=1e-6)
+    assert json.loads(backend.requests[-1].history[-1])["cells"] == {"dense nuclei": 1}
+    # A label that napari offers and nobody has made.
+    paint(editor, bench, 9, (0, 1))
+    assert not editor.draft()
+    assert "there is no kind 9" in bench.session.status.text.lower()
 
 
 def test_layers_may_be_removed_at_any_time(bench: Workbench, editor: FieldEditor) -> None:

@@ -23,7 +23,8 @@ from napari_ssldiff.embeddings.outline import outlines
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.lengths import Length
-from napari_ssldiff.viewer.field_job import OpenedField, picture_of
+from napari_ssldiff.viewer.field_job import Kind, OpenedField, WordsJob, picture_of
+from napari_ssldiff.viewer.messages import FieldOpened, KindFound
 from napari_ssldiff.viewer.overlay import place_at
 from napari_ssldiff.viewer.session import Parameters, Severity
 from napari_ssldiff.viewer.told import told
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Real cells that are shown beside one that was pointed at.
 NEIGHBOURS = 5
+#: Cells a side of what words are made into, before their mean is taken.
+PATCH = 4
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class FieldEditor:
     """One field at a time, over a :class:`Workbench`. Main thread only."""
 
     opened_changed = Signal()
+    kinds_changed = Signal()
     pointed_at = Signal(object)
     #: Something was painted or erased.
     stroke = Signal()
@@ -76,6 +80,8 @@ class FieldEditor:
         self.opened: OpenedField | None = None
         #: The field with the edits that were kept.
         self.edited: EditedField | None = None
+        #: What can be painted; label ``i + 1`` of the brush is kind ``i``.
+        self.kinds: list[Kind] = []
         self.amount = 1.0
         self._colours: dict[str, Colours] = {}
         self._rendered: EmbeddingField | None = None
@@ -83,7 +89,7 @@ class FieldEditor:
         self._map: Image | None = None
         self._brush: Labels | None = None
         self._heat: Image | None = None
-        bench.field_opened.connect(self._take)
+        bench.told_of_fields.connect(self._hear)
         bench.viewer.layers.events.removed.connect(self._on_removed)
 
     def say(self, text: str, severity: Severity = "info") -> None:
@@ -102,10 +108,11 @@ class FieldEditor:
     def current(self) -> EmbeddingField:
         """The kept field with what is painted on it."""
         field, labels = self._field(), self.painted
-        assert self.opened is not None
         for label in np.unique(labels[labels > 0]):
+            if label > len(self.kinds):
+                raise InputError(f"there is no kind {label}: paint with one of {len(self.kinds)}")
             mask = (labels == label) * np.float32(self.amount)
-            field = edit.paint(field, self.opened.found.vectors[label - 1], mask)
+            field = edit.paint(field, self.kinds[label - 1].vector, mask)
         return field
 
     @told
@@ -114,11 +121,33 @@ class FieldEditor:
         self._bench.open_field(count)
 
     @told
-    def choose(self, prototype: int) -> None:
-        """Give the user the brush with a prototype, counted from 0."""
+    def describe(self) -> None:
+        """Queue a kind of cell that the session's prompt describes."""
+        from napari_ssldiff.synthesis.imagine import Prompt
+
+        self._field()
+        opened, session = self.opened, self._bench.session
+        assert opened is not None
+        words, how = session.wording, session.parameters
+        if not words.prompt.strip():
+            raise InputError("the prompt is empty: say under Words what shall be painted")
+        prompt = Prompt(words.prompt, words.negative, seed=how.seed, guidance=words.guidance)
+        # A patch of cells: the prior makes neighbours that agree.
+        box = opened.region.bounds
+        side = [round(PATCH * c) for c in opened.field.cell]
+        patch = Box(box.y, box.x, *side).intersect(opened.scene.box)
+        self._bench.submit(
+            WordsJob(
+                opened.scene, Region.from_box(patch), opened.model_id, session.device, how, prompt
+            )
+        )
+
+    @told
+    def choose(self, kind: int) -> None:
+        """Give the user the brush with a kind of cell, counted from 0."""
         self._field()
         brush = self._brush_layer()
-        brush.selected_label = prototype + 1
+        brush.selected_label = kind + 1
         brush.mode = "paint"
         self._bench.viewer.layers.selection.active = brush
         self.say("Paint cells; the eraser takes paint off again.")
@@ -141,7 +170,7 @@ class FieldEditor:
             field,
             "paint",
             amount=round(self.amount, 4),
-            cells={int(k): int((labels == k).sum()) for k in np.unique(labels[labels > 0])},
+            cells=self._counts(),
         )
         self._clear()
         if self._bench.session.parameters.preset != "draft":
@@ -186,10 +215,26 @@ class FieldEditor:
         """What the overlay was made of, as far as this editor knows."""
         return self._field() if self._rendered is None else self._rendered
 
+    def _counts(self) -> dict[str, int]:
+        """Cells that each kind is painted on."""
+        labels = self.painted
+        marked = np.unique(labels[labels > 0])
+        return {self.kinds[k - 1].name: int((labels == k).sum()) for k in marked}
+
+    def _hear(self, message: FieldOpened | KindFound) -> None:
+        if isinstance(message, FieldOpened):
+            self._take(message.opened)
+        elif self.opened is not None:
+            self.kinds.append(message.kind)
+            brush = self._brush_layer()
+            brush.colormap = self._palette()
+            self.kinds_changed.emit()
+            self.choose(len(self.kinds) - 1)
+
     def _take(self, opened: OpenedField) -> None:
         self._drop()
         self.opened, self.edited = opened, EditedField(opened.field)
-        self._rendered = opened.field
+        self._rendered, self.kinds = opened.field, list(opened.kinds)
         self._colours.setdefault(opened.field.encoder, fit_colours(opened.field))
         self._draw_map()
         self._brush_layer()
@@ -213,7 +258,10 @@ class FieldEditor:
         self._bench.worker.cancel(lambda job: job.id in self._drafts)
         history = self.edited.history
         if self.painted.any():
-            history = self.edited.then(field, "paint", amount=self.amount).history
+            painted = self.edited.then(
+                field, "paint", amount=round(self.amount, 4), cells=self._counts()
+            )
+            history = painted.history
         content, how = _Content(field, history), replace(parameters, edges=edges, over=True)
         jobs = {self._bench.render(region, content, how) for region in regions}
         self._drafts = jobs if draft else set()
@@ -243,19 +291,14 @@ class FieldEditor:
 
     def _brush_layer(self) -> Labels:
         from napari.layers import Labels
-        from napari.utils.colormaps import DirectLabelColormap
 
         if self._brush is not None:
             return self._brush
         assert self.opened is not None
-        field, found = self.opened.field, self.opened.found
-        colours = self._colours[field.encoder](found.vectors) / 255
-        table: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
-        table |= {i + 1: (*colour, 1.0) for i, colour in enumerate(colours)}
         brush = Labels(
-            np.zeros(field.shape, np.uint8),
+            np.zeros(self.opened.field.shape, np.uint8),
             name=f"{self.opened.scene.name} · brush",
-            colormap=DirectLabelColormap(color_dict=table),
+            colormap=self._palette(),
             opacity=0.8,
             **self._place(),
         )
@@ -264,6 +307,19 @@ class FieldEditor:
         self._brush = brush
         self._add(brush)
         return brush
+
+    def colour_of(self, kind: Kind) -> NDArray[np.uint8]:
+        """``(3,)``: a kind's colour on the map."""
+        assert self.opened is not None
+        return self._colours[self.opened.field.encoder](kind.vector)
+
+    def _palette(self) -> Any:
+        from napari.utils.colormaps import DirectLabelColormap
+
+        table: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
+        for i, kind in enumerate(self.kinds):
+            table[i + 1] = (*(self.colour_of(kind) / 255), 1.0)
+        return DirectLabelColormap(color_dict=table)
 
     def _show_heat(self, values: NDArray[np.float32]) -> None:
         from napari.layers import Image
@@ -308,6 +364,7 @@ class FieldEditor:
                 self._bench.viewer.layers.remove(layer)
         self._map = self._brush = self._heat = None
         self.opened = self.edited = self._rendered = None
+        self.kinds = []
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value

@@ -8,20 +8,43 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_ssldiff.embeddings.field import EmbeddingField
+from napari_ssldiff.embeddings.edit import average
+from napari_ssldiff.embeddings.field import EmbeddingField, Vectors
 from napari_ssldiff.embeddings.look import Prototypes, prototypes
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.resample import read_at
 from napari_ssldiff.scenes.scene import PixelSize, Scene
 from napari_ssldiff.viewer.jobs import Post, Reporter, load_model, next_id
-from napari_ssldiff.viewer.messages import FieldOpened
+from napari_ssldiff.viewer.messages import FieldOpened, KindFound
+from napari_ssldiff.viewer.session import Parameters
 from napari_ssldiff.viewer.worker import Engine, JobControl
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
+    from napari_ssldiff.synthesis.imagine import Prompt
+
 #: Edge of a cell's picture in pixels.
 PICTURE = 48
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """A kind of cell that can be painted.
+
+    Parameters
+    ----------
+    vector
+        ``(d,)``, of unit length.
+    name
+        What it is called in a field's history.
+    picture
+        ``(h, w, 3)`` uint8 of a real cell; ``None`` where there is none.
+    """
+
+    vector: Vectors
+    name: str
+    picture: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +59,8 @@ class OpenedField:
         The embeddings of the region's canvas, which may be a little larger.
     found
         What the field consists of.
-    pictures
-        ``(h, w, 3)`` uint8: a real cell of each prototype.
+    kinds
+        A kind for each prototype, with the picture of a real cell.
     """
 
     scene: Scene
@@ -46,7 +69,7 @@ class OpenedField:
     model_id: str
     field: EmbeddingField
     found: Prototypes
-    pictures: tuple[NDArray[np.uint8], ...]
+    kinds: tuple[Kind, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +101,57 @@ class OpenFieldJob:
         report("Sorting the cells")
         found = prototypes(made, self.count)
         control.raise_if_cancelled()
-        pictures = tuple(picture_of(self.scene, made, *cell) for cell in found.cells)
+        kinds = tuple(
+            Kind(vector, f"kind {i + 1}", picture_of(self.scene, made, *cell))
+            for i, (vector, cell) in enumerate(zip(found.vectors, found.cells, strict=True))
+        )
         post(
             FieldOpened(
                 self.id,
                 OpenedField(
-                    self.scene, self.source, self.region, self.model_id, made, found, pictures
+                    self.scene, self.source, self.region, self.model_id, made, found, kinds
                 ),
             )
         )
         rows, columns = made.shape
         return (
-            f"{rows} × {columns} cells of {len(pictures)} kinds: pick one and paint, or point at "
+            f"{rows} × {columns} cells of {len(kinds)} kinds: pick one and paint, or point at "
             "the map."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class WordsJob:
+    """The kind of cell that words describe: the mean direction of a small field made of them.
+
+    Parameters
+    ----------
+    scene, region
+        Where it will be painted.
+    prompt
+        The words.
+    """
+
+    scene: Scene
+    region: Region
+    model_id: str
+    device: str
+    parameters: Parameters
+    prompt: Prompt
+    id: int = field(default_factory=next_id)
+
+    def run(self, engine: Engine, control: JobControl, post: Post) -> str:
+        """Load, imagine, average."""
+        report = Reporter(self.id, post)
+        bundle, token = load_model(self, engine, control, report)
+        report("Reading the words")
+        imagined = engine.backend.imagine(
+            self.scene, self.region, bundle, self.prompt, self.parameters,
+            progress=report, cancel=token,
+        )  # fmt: skip
+        post(KindFound(self.id, Kind(average(imagined.field), self.prompt.text)))
+        told = "".join(f" {note[:1].upper()}{note[1:]}." for note in imagined.notes)
+        return f"{self.prompt.text!r} can be painted now.{told}"
 
 
 def picture_of(scene: Scene, made: EmbeddingField, row: int, column: int) -> NDArray[np.uint8]:

@@ -105,6 +105,15 @@ class FieldOpened:
 
 
 @dataclass(frozen=True)
+class KindFound:
+    """Words have become a kind of cell; ``kind`` is a
+    :class:`~napari_ssldiff.viewer.field_job.Kind`."""
+
+    job: int
+    kind: Any
+
+
+@dataclass(frozen=True)
 class TileMade:
     """A tile of an endless slide was made; ``box`` in its level-0 pixels."""
 
@@ -132,6 +141,7 @@ Message: TypeAlias = (
     | JobFailed
     | SlideOpened
     | FieldOpened
+    | KindFound
     | TileMade
     | ChoreFailed
 )

@@ -60,7 +60,7 @@ class Workbench:
 
     scenes_changed = Signal()
     scene_changed = Signal()
-    field_opened = Signal(object)
+    told_of_fields = Signal(object)
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class Workbench:
         model, device = self._model().id, self.session.device
         region = self.regions.chosen()[0]
         guard_size(region, "read", self.confirm)
-        self._submit(OpenFieldJob(scene, source, region, model, device, count), None)
+        self.submit(OpenFieldJob(scene, source, region, model, device, count))
 
     def _fill(
         self,
@@ -196,7 +196,7 @@ class Workbench:
                 scene, region, model, device, how, overlay.paint, lambda: overlay.focus, prompt,
                 content,
             )  # fmt: skip
-            self._submit(job, overlay)
+            self.submit(job, overlay)
         return job.id
 
     @told
@@ -215,7 +215,7 @@ class Workbench:
         region = self.regions.chosen()[0]
         guard_size(region, "read", self.confirm)
         how, device = session.parameters, session.device
-        self._submit(OpenSlideJob(scene, region, model, device, how, arrangement, edge), None)
+        self.submit(OpenSlideJob(scene, region, model, device, how, arrangement, edge), None)
 
     @told
     def export(
@@ -242,7 +242,7 @@ class Workbench:
             provenance=carried(slide, overlay.provenance if overlay and painted else None),
             slide=slide,
         )
-        self._submit(job, overlay)
+        self.submit(job, overlay)
 
     def cancel(self) -> None:
         """Stop what runs and what waits. Finished tiles stay."""
@@ -287,8 +287,8 @@ class Workbench:
             self._ended(message)
         elif isinstance(message, m.SlideOpened):
             EndlessView.open(self.viewer, message.slide)
-        elif isinstance(message, m.FieldOpened):
-            self.field_opened.emit(message.opened)
+        elif isinstance(message, m.FieldOpened | m.KindFound):
+            self.told_of_fields.emit(message)
         elif overlay is not None and not overlay.closed:
             if isinstance(message, m.JobPrepared):
                 overlay.start_run(message.job, message.provenance)
@@ -340,7 +340,8 @@ class Workbench:
             self._overlays[source] = overlay
         return overlay
 
-    def _submit(self, job: Job, overlay: OverlayController | None) -> None:
+    def submit(self, job: Job, overlay: OverlayController | None = None) -> None:
+        """Queue a job."""
         self._jobs[job.id] = (job, overlay)
         self.worker.submit(job)
         if self.session.held:

@@ -61,6 +61,10 @@ class FieldPanel(QWidget):
         self.undo = button(
             "Undo", "Take paint off, or the last kept edit back", editor.undo, "undo_edit"
         )
+        self.words = button(
+            "Add the prompt's kind", "Make what the words above say a kind that can be painted",
+            editor.describe, "add_words",
+        )  # fmt: skip
         self.near = _pictures("nearest", "Real cells most like the one pointed at")
         self.told = QLabel("Click the map: where is more of this, and which real cells are like it")
         self.told.setWordWrap(True)
@@ -71,6 +75,7 @@ class FieldPanel(QWidget):
         line.addWidget(self.count)
         inside.addLayout(line)
         inside.addWidget(self.kinds)
+        inside.addWidget(self.words)
         rows = form()
         row(rows, "Amount", self.amount)
         inside.addLayout(rows)
@@ -92,6 +97,7 @@ class FieldPanel(QWidget):
         self.kinds.itemClicked.connect(lambda item: editor.choose(self.kinds.row(item)))
         self.amount.valueChanged.connect(self._on_amount)
         editor.opened_changed.connect(self.show_field)
+        editor.kinds_changed.connect(self.show_kinds)
         editor.pointed_at.connect(self.show_near)
         editor.stroke.connect(self._stroke)
         self.show_field()
@@ -99,17 +105,28 @@ class FieldPanel(QWidget):
     def show_field(self) -> None:
         """The kinds of cells of the open field."""
         opened = self.editor.opened
-        self.kinds.clear()
         self.near.clear()
-        for widget in (self.kinds, self.amount, self.live, self.keep, self.undo):
+        for widget in (self.kinds, self.words, self.amount, self.live, self.keep, self.undo):
             widget.setEnabled(opened is not None)
         self.kinds.setVisible(opened is not None)
         self.near.setVisible(False)
+        self.show_kinds()
+
+    def show_kinds(self) -> None:
+        """Those of the field with their share of it, then those that words describe."""
+        self.kinds.clear()
+        opened = self.editor.opened
         if opened is None:
             return
-        counts = np.bincount(opened.found.labels.ravel(), minlength=len(opened.pictures))
-        for picture, count in zip(opened.pictures, counts.tolist(), strict=True):
-            self.kinds.addItem(_item(picture, f"{count / counts.sum():.0%}"))
+        labels = opened.found.labels
+        for i, kind in enumerate(self.editor.kinds):
+            if kind.picture is not None:
+                item = _item(kind.picture, f"{(labels == i).mean():.0%}")
+            else:
+                colour = self.editor.colour_of(kind)
+                item = _item(np.broadcast_to(colour, (PICTURE, PICTURE, 3)), "words")
+            item.setToolTip(kind.name)
+            self.kinds.addItem(item)
 
     def show_near(self, pointed: Pointed) -> None:
         """Real cells that are most like the one that was pointed at."""

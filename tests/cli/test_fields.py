@@ -14,6 +14,8 @@ from PIL import Image
 
 from napari_ssldiff.cli import main
 from napari_ssldiff.embeddings import EmbeddingField
+from napari_ssldiff.embeddings.field import history_of
+from napari_ssldiff.errors import InputError
 from napari_ssldiff.scenes import open_scene
 from napari_ssldiff.synthesis import SynthesisRequest
 
@@ -90,6 +92,30 @@ def test_a_field_is_drawn_by_the_model_that_it_names(
     request = SynthesisRequest.from_dict(facts["request"])
     assert request.sampler.seed == 3
     assert np.array_equal(request.field.vectors, EmbeddingField.load(field).vectors)
+
+
+def test_a_field_tells_its_story_and_so_does_its_picture(
+    field: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    once, twice, other = tmp_path / "1.json", tmp_path / "2.json", shifted(field, 3)
+    assert main(["edit", str(field), "--op=smooth", "--radius=1", "-o", str(once)]) == 0
+    words = ["--op=mix", f"--with={other}", "--amount=0.5", "--cells=0,0,1,1"]
+    assert main(["edit", str(once), *words, "-o", str(twice)]) == 0
+    steps = [json.loads(step) for step in history_of(twice)]
+    assert steps[0] == {"made": "edit", "op": "smooth", "radius": 1.0}
+    with_ = EmbeddingField.load(other).digest
+    assert steps[1] == {
+        "made": "edit", "op": "mix", "with": with_, "amount": 0.5, "cells": "0,0,1,1",
+    }  # fmt: skip
+    out = tmp_path / "out.ome.zarr"
+    words = ["render", str(twice), f"--model={tiny_folder}", "--device=cpu", "--steps=2"]
+    assert main([*words, "-o", str(out)]) == 0
+    facts = json.loads((out / "zarr.json").read_text())["attributes"]["napari_ssldiff"]
+    assert facts["request"]["history"] == steps
+    data = json.loads(twice.read_text())
+    twice.write_text(json.dumps({**data, "history": "long ago"}))
+    with pytest.raises(InputError, match="no list of objects"):
+        history_of(twice)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,14 @@ def test_regions_lie_where_they_are_in_the_scene_and_not_in_the_field(words: Wor
     assert np.array_equal(is_axis(grid, 1), inside)
 
 
+def test_a_region_outside_the_image_is_told_of(words: Words) -> None:
+    region = RegionPrompt(Region.from_box(Box(900, 900, 20, 20)), "houses")
+    grid, notes = conditions(words, Prompt("fat", regions=(region,)), (4, 4), (0, 0), (20, 20))
+    alone, _ = conditions(words, Prompt("fat"), (4, 4), (0, 0), (20, 20))
+    np.testing.assert_array_equal(grid, alone)
+    assert notes == ("'houses' has no place: its region lies outside the image",)
+
+
 def test_borders_fade_over_the_feather(words: Words) -> None:
     region = RegionPrompt(Region.from_box(Box(0, 0, 100, 50)), "houses")
     prompt = Prompt("trees", regions=(region,), feather=3)

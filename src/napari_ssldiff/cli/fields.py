@@ -129,14 +129,33 @@ def edited(arguments: argparse.Namespace) -> EmbeddingField:
 def run_edit(arguments: argparse.Namespace) -> None:
     """Change a field."""
     from napari_ssldiff.embeddings import EmbeddingField
+    from napari_ssldiff.embeddings.edited import EditedField
+    from napari_ssldiff.embeddings.field import history_of
     from napari_ssldiff.export import check_output
 
     check_output(arguments.output, suffix=arguments.output.suffix.lower())
     made = edited(arguments)
-    made.save(arguments.output)
+    facts = {name: value for name, value in _said(arguments).items() if value is not None}
+    story = EditedField(EmbeddingField.load(arguments.field)).then(made, arguments.op, **facts)
+    made.save(arguments.output, (*history_of(arguments.field), *story.history))
     before = EmbeddingField.load(arguments.field)
     changed = int((made.vectors != before.vectors).any(-1).sum())
     print(f"{arguments.output}: {changed} of {made.vectors[..., 0].size} cells changed")
+
+
+def _said(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a field's history tells of an edit: other fields by their digest, not by their path."""
+    from napari_ssldiff.embeddings import EmbeddingField
+
+    names = {*NEEDS[arguments.op], "cells"}
+    if arguments.op in ("mix", "transfer", "paint"):
+        names.add("amount")
+    if arguments.op in ("transfer", "jitter"):
+        names.add("seed")
+    if arguments.op == "replace":
+        names.add("softness")
+    said = {n: getattr(arguments, "with_" if n == "with" else n) for n in sorted(names)}
+    return {n: EmbeddingField.load(v).digest if isinstance(v, Path) else v for n, v in said.items()}
 
 
 def _card(field: EmbeddingField) -> ModelCard:
@@ -153,6 +172,7 @@ def _card(field: EmbeddingField) -> ModelCard:
 def run_render(arguments: argparse.Namespace, sampler: Any) -> None:
     """Draw a field."""
     from napari_ssldiff.embeddings import EmbeddingField
+    from napari_ssldiff.embeddings.field import history_of
     from napari_ssldiff.export import check_output
     from napari_ssldiff.models import get_card, load_bundle
 
@@ -163,7 +183,10 @@ def run_render(arguments: argparse.Namespace, sampler: Any) -> None:
     field = EmbeddingField.load(arguments.field)
     card = get_card(arguments.model) if arguments.model else _card(field)
     bundle = load_bundle(card, arguments.device)
-    draw_field(field, bundle, sampler, arguments, name=arguments.field.stem)
+    draw_field(
+        field, bundle, sampler, arguments, name=arguments.field.stem,
+        history=history_of(arguments.field),
+    )  # fmt: skip
 
 
 def check_drawing(sampler: Any, arguments: argparse.Namespace) -> None:

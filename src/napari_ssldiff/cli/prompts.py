@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace, sampler: Any) -> None:
     for note in made.notes:
         say(note)
     if arguments.field:
-        made.field.save(arguments.field)
+        made.field.save(arguments.field, made.history)
     bundle = load_bundle(card, arguments.device)
     name = arguments.prompt if len(arguments.prompt) <= 80 else f"{arguments.prompt[:79]}…"
     draw_field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -214,8 +215,13 @@ class EmbeddingField:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InputError(f"not an embedding field: {error}") from None
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, history: Sequence[str] = ()) -> Path:
         """Write one JSON file; the file appears whole or not at all.
+
+        Parameters
+        ----------
+        history
+            How the field came about: JSON objects, the oldest first; see :func:`history_of`.
 
         Raises
         ------
@@ -225,7 +231,8 @@ class EmbeddingField:
         path = Path(path)
         partial = path.with_name(f".{path.name}.partial")
         try:
-            partial.write_text(json.dumps(self.to_dict()))
+            story = {"history": [json.loads(step) for step in history]} if history else {}
+            partial.write_text(json.dumps({**self.to_dict(), **story}))
             partial.replace(path)
         except OSError as error:
             if partial.is_file():
@@ -253,3 +260,18 @@ class EmbeddingField:
         except OSError as error:
             raise InputError(f"cannot read the field {path}: {error.strerror}") from None
         return cls.from_dict(data)
+
+
+def history_of(path: str | Path) -> tuple[str, ...]:
+    """How the field of a file came about, as :meth:`EmbeddingField.save` was told.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or is not a field's.
+    """
+    EmbeddingField.load(path)  # says what is wrong
+    steps = json.loads(Path(path).read_text()).get("history", [])
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise InputError(f"the history in {path} is no list of objects: remove it from the file")
+    return tuple(json.dumps(step, sort_keys=True) for step in steps)

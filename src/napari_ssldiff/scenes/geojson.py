@@ -53,6 +53,9 @@ def read_features(path: Path) -> list[Feature]:
     try:
         for feature in data:
             number += 1
+            if feature["geometry"] is None:
+                text = _text(feature.get("properties") or {})
+                raise ValueError(f"{text!r} has no region; draw one, or leave it out")
             for ring in _rings(feature["geometry"]):
                 corners = ring[:-1] if len(ring) > 3 and ring[0] == ring[-1] else ring
                 region = Region.from_vertices([(float(c[1]), float(c[0])) for c in corners])

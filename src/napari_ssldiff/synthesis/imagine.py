@@ -123,6 +123,9 @@ def conditions(
     for one in prompt.regions:
         if one.text.strip():
             weights = _inside(one.region, shape, origin, cell, prompt.feather)
+            if not weights.any():
+                notes.append(f"{one.text!r} has no place: its region lies outside the image")
+                continue
             grid = mixed(grid, meaning(one.text), weights)
     return np.ascontiguousarray(grid, np.float32), tuple(dict.fromkeys(notes))
 

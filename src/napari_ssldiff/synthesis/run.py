@@ -289,7 +289,7 @@ class _Run:
             for n in tiles.outwards(self.focus):
                 tell(tiles.finish(n, canvas.pixels(needs[n].shift(place.y, place.x))))
 
-        yield from in_thread(work, self.cancel)
+        yield from in_thread(work, self.cancel, self.bundle.denoiser.device)
 
     def from_the_top(self, budget: int) -> Generator[Event, None, None]:
         """Band by band, pixels as rows become final."""

@@ -15,6 +15,7 @@ from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.events import Preview, Progress
+from napari_ssldiff.synthesis.threads import start
 from napari_ssldiff.synthesis.tiles import to_uint8
 
 Message = TypeVar("Message")
@@ -23,11 +24,12 @@ Message = TypeVar("Message")
 def in_thread(
     work: Callable[[Callable[[], None], Callable[[Message], None]], None],
     cancel: CancelToken,
+    device: torch.device,
 ) -> Generator[Message, None, None]:
-    """What ``work`` tells from a thread of its own.
+    """What ``work`` tells from another thread.
 
-    The consumer's pace never holds the work up. Abandoning the generator stops it; the thread has
-    ended when the generator has.
+    The consumer's pace never holds the work up. Abandoning the generator stops it; the work has
+    ended when the generator has, and so has its thread, but on CUDA, where it is kept for the next.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ def in_thread(
         messages. Its exceptions are raised here.
     cancel
         The caller's own reason to stop, or to wait.
+    device
+        Where the networks run.
     """
     messages: queue.SimpleQueue[tuple[Message] | Exception | None] = queue.SimpleQueue()
     stop = threading.Event()
@@ -54,8 +58,7 @@ def in_thread(
         except Exception as error:
             messages.put(error)
 
-    thread = threading.Thread(target=run, name="napari-ssldiff-sampler", daemon=True)
-    thread.start()
+    wait = start(run, keep=device.type == "cuda")
     try:
         while (message := messages.get()) is not None:
             if isinstance(message, Exception):
@@ -67,7 +70,7 @@ def in_thread(
             yield message[0]
     finally:
         stop.set()
-        thread.join()
+        wait()
 
 
 def sample_in_thread(
@@ -113,4 +116,4 @@ def sample_in_thread(
         )
         tell(latents.cpu())
 
-    yield from in_thread(work, cancel)
+    yield from in_thread(work, cancel, model.device)

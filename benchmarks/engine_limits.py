@@ -228,7 +228,11 @@ def main() -> None:
         "lazy_memory": [
             apart("lazy_memory", size, options.tiles) for size in (4096, 32_768, 204_800)
         ],
-        "bulk_memory": [apart("bulk_memory", size, 64 * 2**20) for size in (8192, 16_384)],
+        # Larger budgets than one decoding window takes, smaller than the state of the canvas.
+        "bulk_memory": [
+            apart("bulk_memory", size, budget * 2**20)
+            for size, budget in ((16_384, 256), (32_768, 512))
+        ],
         "overhead": [apart("overhead", size) for size in (1024, 2048)],
         "distance": apart("distance"),
         "promptness": apart("promptness"),

@@ -12,10 +12,12 @@ from napari_ssldiff.geometry import Box, Region
 def test_a_cell_has_four_corners_and_straight_runs_are_one_edge() -> None:
     mask = np.zeros((4, 5), bool)
     mask[1, 2] = True
-    assert outlines(mask) == [[(1, 2), (1, 3), (2, 3), (2, 2)]]
+    ((cells, ring),) = outlines(mask)
+    assert ring == [(1, 2), (1, 3), (2, 3), (2, 2)]
+    np.testing.assert_array_equal(cells, mask)
     mask[1, 1:4] = True
     mask[2, 1] = True
-    assert outlines(mask) == [[(1, 1), (1, 4), (2, 4), (2, 2), (3, 2), (3, 1)]]
+    assert outlines(mask)[0][1] == [(1, 1), (1, 4), (2, 4), (2, 2), (3, 2), (3, 1)]
     assert outlines(np.zeros((3, 3), bool)) == []
 
 
@@ -31,9 +33,10 @@ def test_polygons_cover_the_cells_once_and_nothing_else(seed: int) -> None:
     mask[3:6, 4:7] = True
     mask[4, 5] = seed % 2 == 0
     covered = np.zeros(mask.shape, int)
-    for ring in outlines(mask):
+    for cells, ring in outlines(mask):
         region = Region.from_vertices(np.array(ring) * 4)
         fine = region.mask(Box(0, 0, 36, 44))
         assert not (fine.reshape(9, 4, 11, 4).std((1, 3)) > 0).any()
-        covered += fine[::4, ::4]
+        np.testing.assert_array_equal(fine[::4, ::4], cells)
+        covered += cells
     np.testing.assert_array_equal(covered, mask)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
+from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed, regions_of
-from napari_ssldiff.viewer.messages import JobCancelled, JobDone
+from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed, patches_of
+from napari_ssldiff.viewer.messages import JobCancelled, JobDone, JobFailed, JobPainted
 from napari_ssldiff.viewer.session import Parameters, Wording
 from napari_ssldiff.viewer.workbench import Workbench
 
@@ -109,6 +110,56 @@ def test_the_amount_mixes_and_only_the_last_move_counts(
     assert sum(isinstance(end, JobCancelled) for end in ends) == 1
     cell = backend.requests[-1].field.vectors[0, 0]
     np.testing.assert_allclose(cell[:2], [0.5**0.5] * 2, atol=1e-6)
+
+
+def test_a_draft_that_was_dropped_is_made_up_for(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    backend.delay = 0.2
+    paint(editor, bench, label, (0, 0))
+    editor.draft()
+    paint(editor, bench, label, (3, 2))
+    editor.draft()  # drops the first, whose cell nobody has seen yet
+    ends = [post.until((JobDone, JobCancelled), bench.handle) for _ in range(3)]
+    assert sum(isinstance(end, JobDone) for end in ends) == 2
+    made = {request.region.bounds for request in backend.requests[-2:]}
+    assert made == {Box(32, 16, 16, 16), Box(80, 48, 16, 16)}
+
+
+def test_a_run_that_broke_half_way_is_made_again(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    backend.sample_error = InputError("no")
+    paint(editor, bench, label, (0, 0))
+    editor.draft()
+    post.until(JobFailed, bench.handle)
+    backend.sample_error = None
+    editor.draft()
+    post.until(JobDone, bench.handle)
+    # Taken off while it is made: what is painted of it must not stay.
+    backend.tile_delay = 0.3
+    paint(editor, bench, label, *((r, c) for r in range(4) for c in range(3)))
+    editor.draft()
+    post.until(JobPainted, bench.handle)
+    editor.undo()
+    post.until(JobCancelled, bench.handle)
+    post.until(JobDone, bench.handle)
+    assert backend.requests[-1].field.digest == editor.opened.field.digest  # type: ignore[union-attr]
+
+
+def test_another_model_or_scene_is_not_drawn_upon(
+    bench: Workbench, editor: FieldEditor, add_slide: Callable[..., Any]
+) -> None:
+    paint(editor, bench, 1, (0, 5))
+    bench.session.model_id = "demo-naip"
+    assert not editor.draft()
+    assert "those of demo-histology" in bench.session.status.text
+    bench.session.model_id = "demo-histology"
+    bench.choose_source(add_slide(bench.viewer, name="other"))
+    assert not editor.draft()
+    assert "choose that scene" in bench.session.status.text
 
 
 def test_kept_edits_are_rendered_and_undone_bit_for_bit(
@@ -216,16 +267,14 @@ def test_layers_may_be_removed_at_any_time(bench: Workbench, editor: FieldEditor
 
 
 def test_an_edit_outside_the_image_is_refused(editor: FieldEditor) -> None:
-    from napari_ssldiff.errors import InputError
-
     field = editor.opened.field  # type: ignore[union-attr]
     touched = np.zeros(field.shape, bool)
     touched[3, 5] = True
-    (whole,) = regions_of(field, touched, Box(0, 0, 500, 500))
+    ((_, whole),) = patches_of(field, touched, Box(0, 0, 500, 500))
     assert whole.bounds == Box(80, 96, 16, 16)
-    (part,) = regions_of(field, touched, Box(0, 0, 90, 500))
+    ((_, part),) = patches_of(field, touched, Box(0, 0, 90, 500))
     assert part.bounds == Box(80, 96, 10, 16)
     touched[0, 0] = True
-    assert len(regions_of(field, touched, Box(0, 0, 500, 500))) == 2
+    assert len(patches_of(field, touched, Box(0, 0, 500, 500))) == 2
     with pytest.raises(InputError, match="outside"):
-        regions_of(field, touched, Box(0, 0, 20, 20))
+        patches_of(field, touched, Box(0, 0, 20, 20))

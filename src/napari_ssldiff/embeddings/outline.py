@@ -11,18 +11,18 @@ from scipy.ndimage import binary_fill_holes, label  # type: ignore[import-untype
 Ring = list[tuple[int, int]]
 
 
-def outlines(mask: NDArray[np.bool_]) -> list[Ring]:
+def outlines(mask: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], Ring]]:
     """Polygons that cover the marked cells and no others, without overlap.
 
     Cells that share an edge become one polygon, or several where they enclose a hole.
 
     Returns
     -------
-    Corners ``(row, column)`` of cells in order; cell ``(r, c)`` lies between ``(r, c)`` and
-    ``(r + 1, c + 1)``.
+    For each the cells that it covers, like ``mask``, and its corners ``(row, column)`` in order;
+    cell ``(r, c)`` lies between ``(r, c)`` and ``(r + 1, c + 1)``.
     """
     labels, count = label(np.asarray(mask, bool))
-    return [_trace(part) for k in range(1, count + 1) for part in _simple(labels == k)]
+    return [(part, _trace(part)) for k in range(1, count + 1) for part in _simple(labels == k)]
 
 
 def _simple(part: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_ssldiff.embeddings import edit
-from napari_ssldiff.embeddings.edited import EditedField, changed_cells
+from napari_ssldiff.embeddings.edited import EditedField
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.embeddings.look import Colours, Near, fit_colours, nearest, similarity
 from napari_ssldiff.embeddings.outline import outlines
@@ -24,13 +24,22 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.viewer.field_job import Kind, OpenedField, WordsJob, picture_of
-from napari_ssldiff.viewer.messages import FieldOpened, KindFound
-from napari_ssldiff.viewer.overlay import place_at
+from napari_ssldiff.viewer.field_layers import FieldLayers
+from napari_ssldiff.viewer.messages import (
+    FieldOpened,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    JobPainted,
+    KindFound,
+    Message,
+)
 from napari_ssldiff.viewer.session import Parameters, Severity
+from napari_ssldiff.viewer.shown import Shown
 from napari_ssldiff.viewer.told import told
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels, Layer
+    from napari.layers import Labels
 
     from napari_ssldiff.viewer.workbench import Workbench
 
@@ -84,12 +93,10 @@ class FieldEditor:
         self.kinds: list[Kind] = []
         self.amount = 1.0
         self._colours: dict[str, Colours] = {}
-        self._rendered: EmbeddingField | None = None
+        self._shown: Shown | None = None
         self._drafts: set[int] = set()
-        self._map: Image | None = None
-        self._brush: Labels | None = None
-        self._heat: Image | None = None
-        bench.told_of_fields.connect(self._hear)
+        self._layers: FieldLayers | None = None
+        bench.heard.connect(self._hear)
         bench.viewer.layers.events.removed.connect(self._on_removed)
 
     def say(self, text: str, severity: Severity = "info") -> None:
@@ -99,10 +106,9 @@ class FieldEditor:
     @property
     def painted(self) -> NDArray[np.int64]:
         """``(rows, columns)``: the prototype, from 1, that lies on a cell; 0 for none."""
-        field = self._field()
-        if self._brush is None:
-            return np.zeros(field.shape, np.int64)
-        return np.asarray(self._brush.data, np.int64)
+        self._field()
+        assert self._layers is not None
+        return self._layers.painted
 
     @property
     def current(self) -> EmbeddingField:
@@ -146,7 +152,7 @@ class FieldEditor:
     def choose(self, kind: int) -> None:
         """Give the user the brush with a kind of cell, counted from 0."""
         self._field()
-        brush = self._brush_layer()
+        brush = self._brush()
         brush.selected_label = kind + 1
         brush.mode = "paint"
         self._bench.viewer.layers.selection.active = brush
@@ -173,9 +179,8 @@ class FieldEditor:
             cells=self._counts(),
         )
         self._clear()
-        if self._bench.session.parameters.preset != "draft":
-            # All of the edit, and not what a draft has shown already.
-            self._rendered = self.edited.before.field if self.edited.before else None
+        if self._bench.session.parameters.preset != "draft" and self._shown is not None:
+            self._shown.forget(labels > 0)  # a draft has shown them, which was a draft
         self._show(self._bench.session.parameters)
 
     @told
@@ -188,8 +193,7 @@ class FieldEditor:
             assert self.edited is not None
             self.edited = self.edited.undone()
         self._draw_map()
-        if changed_cells(self._shown(), self.current).any():
-            self._show(self._bench.session.parameters)
+        self._show(self._bench.session.parameters)
 
     @told
     def point(self, row: int, column: int) -> None:
@@ -197,7 +201,8 @@ class FieldEditor:
         field = self.current
         assert self.opened is not None
         vector = field.vectors[row, column]
-        self._show_heat(similarity(field, vector))
+        assert self._layers is not None
+        self._layers.show_heat(similarity(field, vector))
         real = self.opened.field
         near = tuple(nearest(real, vector, NEIGHBOURS, beside=(row, column)))
         scene = self.opened.scene
@@ -211,33 +216,39 @@ class FieldEditor:
             raise InputError("no embeddings are open: draw a region and open its embeddings")
         return self.edited.field
 
-    def _shown(self) -> EmbeddingField:
-        """What the overlay was made of, as far as this editor knows."""
-        return self._field() if self._rendered is None else self._rendered
-
     def _counts(self) -> dict[str, int]:
         """Cells that each kind is painted on."""
         labels = self.painted
         marked = np.unique(labels[labels > 0])
         return {self.kinds[k - 1].name: int((labels == k).sum()) for k in marked}
 
-    def _hear(self, message: FieldOpened | KindFound) -> None:
+    def _hear(self, message: Message) -> None:
         if isinstance(message, FieldOpened):
             self._take(message.opened)
-        elif self.opened is not None:
+        elif isinstance(message, JobPainted) and self._shown is not None:
+            self._shown.painted(message.job)
+        elif isinstance(message, JobDone) and self._shown is not None:
+            self._shown.done(message.job)
+            self._drafts.discard(message.job)
+        elif isinstance(message, JobCancelled | JobFailed) and self._shown is not None:
+            self._shown.stopped(message.job)
+            self._drafts.discard(message.job)
+        elif isinstance(message, KindFound) and self.opened is not None:
             self.kinds.append(message.kind)
-            brush = self._brush_layer()
-            brush.colormap = self._palette()
             self.kinds_changed.emit()
             self.choose(len(self.kinds) - 1)
 
     def _take(self, opened: OpenedField) -> None:
         self._drop()
         self.opened, self.edited = opened, EditedField(opened.field)
-        self._rendered, self.kinds = opened.field, list(opened.kinds)
+        self._shown, self.kinds = Shown(opened.field), list(opened.kinds)
         self._colours.setdefault(opened.field.encoder, fit_colours(opened.field))
+        self._layers = FieldLayers(
+            self._bench.viewer, opened.source, opened.scene.name, opened.field, self.point,
+            self.stroke.emit,
+        )  # fmt: skip
         self._draw_map()
-        self._brush_layer()
+        self._brush()
         self.opened_changed.emit()
 
     def _show(self, parameters: Parameters, draft: bool = False) -> None:
@@ -247,15 +258,21 @@ class FieldEditor:
         assert self.edited is not None
         if self._bench.source is not opened.source:
             raise InputError(f"the embeddings are those of {opened.scene.name}: choose that scene")
-        touched = changed_cells(self._shown(), field)
+        if self._bench.session.model_id != opened.model_id:
+            raise InputError(
+                f"the embeddings are those of {opened.model_id}: choose that model, or open them "
+                "again"
+            )
+        self._stop_drafts()
+        assert self._shown is not None
+        touched = self._shown.stale(field)
         if not touched.any():
             return
-        regions = regions_of(field, touched, opened.scene.box)
+        patches = patches_of(field, touched, opened.scene.box)
         edges = parameters.edges
         if not edges.context.value and not edges.match.value:
             # What lies around stays as it is, so that an edit grows into it.
             edges = replace(edges, context=Length(float(self._cell_of_model(opened))))
-        self._bench.worker.cancel(lambda job: job.id in self._drafts)
         history = self.edited.history
         if self.painted.any():
             painted = self.edited.then(
@@ -263,114 +280,54 @@ class FieldEditor:
             )
             history = painted.history
         content, how = _Content(field, history), replace(parameters, edges=edges, over=True)
-        jobs = {self._bench.render(region, content, how) for region in regions}
-        self._drafts = jobs if draft else set()
-        self._rendered = field
+        for cells, region in patches:
+            job = self._bench.render(region, content, how)
+            self._shown.begin(job, cells, field)
+            if draft:
+                self._drafts.add(job)
         self._draw_map()
+
+    def _stop_drafts(self) -> None:
+        """Drop what is drafted; what of it is painted already counts as neither old nor new."""
+        self._bench.worker.cancel(lambda job: job.id in self._drafts)
+        for job in self._drafts:
+            if self._shown is not None:
+                self._shown.drop(job)
+        self._drafts.clear()
 
     def _cell_of_model(self, opened: OpenedField) -> int:
         card = self._bench.card(opened.model_id)
         return 64 if card is None else card.window // 2
 
     def _draw_map(self) -> None:
-        from napari.layers import Image
+        if self._layers is not None:
+            field = self.current
+            self._layers.show_map(self._colours[field.encoder](field.vectors))
 
-        if self.opened is None:
-            return
-        field = self.current
-        colours = self._colours[field.encoder](field.vectors)
-        if self._map is not None:
-            self._map.data = colours
-            return
-        self._map = Image(
-            colours, rgb=True, name=f"{self.opened.scene.name} · embeddings", opacity=0.5,
-            interpolation2d="nearest", **self._place(),
-        )  # fmt: skip
-        self._map.mouse_drag_callbacks.append(self._on_press)
-        self._add(self._map)
-
-    def _brush_layer(self) -> Labels:
-        from napari.layers import Labels
-
-        if self._brush is not None:
-            return self._brush
-        assert self.opened is not None
-        brush = Labels(
-            np.zeros(self.opened.field.shape, np.uint8),
-            name=f"{self.opened.scene.name} · brush",
-            colormap=self._palette(),
-            opacity=0.8,
-            **self._place(),
-        )
-        brush.brush_size = 1
-        brush.events.paint.connect(lambda event: self.stroke.emit())
-        self._brush = brush
-        self._add(brush)
-        return brush
+    def _brush(self) -> Labels:
+        assert self._layers is not None
+        return self._layers.brush([self.colour_of(kind) for kind in self.kinds])
 
     def colour_of(self, kind: Kind) -> NDArray[np.uint8]:
         """``(3,)``: a kind's colour on the map."""
         assert self.opened is not None
         return self._colours[self.opened.field.encoder](kind.vector)
 
-    def _palette(self) -> Any:
-        from napari.utils.colormaps import DirectLabelColormap
-
-        table: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
-        for i, kind in enumerate(self.kinds):
-            table[i + 1] = (*(self.colour_of(kind) / 255), 1.0)
-        return DirectLabelColormap(color_dict=table)
-
-    def _show_heat(self, values: NDArray[np.float32]) -> None:
-        from napari.layers import Image
-
-        limits = (float(values.min()), 1.0)
-        if self._heat is not None:
-            self._heat.data, self._heat.contrast_limits = values, limits
-            return
-        assert self.opened is not None
-        self._heat = Image(
-            values, name=f"{self.opened.scene.name} · similarity", colormap="inferno",
-            contrast_limits=limits, opacity=0.6, interpolation2d="nearest", **self._place(),
-        )  # fmt: skip
-        self._add(self._heat)
-
-    def _place(self) -> dict[str, Any]:
-        assert self.opened is not None
-        field = self.opened.field
-        return place_at(self.opened.source, field.origin, field.cell)
-
-    def _add(self, layer: Layer) -> None:
-        active = self._bench.viewer.layers.selection.active
-        self._bench.viewer.add_layer(layer)
-        if active is not None and active in self._bench.viewer.layers:
-            self._bench.viewer.layers.selection.active = active
-
-    def _on_press(self, layer: Image, event: Any) -> None:
-        """A click on the map, not a drag."""
-        at = layer.world_to_data(event.position)
-        row, column = (round(float(v)) for v in at[-2:])
-        rows, columns = layer.data.shape[:2]
-        if 0 <= row < rows and 0 <= column < columns:
-            self.point(row, column)
-
     def _clear(self) -> None:
-        if self._brush is not None:
-            self._brush.data = np.zeros_like(self._brush.data)
+        if self._layers is not None:
+            self._layers.clear()
 
     def _drop(self) -> None:
-        for layer in (self._map, self._brush, self._heat):
-            if layer is not None and layer in self._bench.viewer.layers:
-                self._bench.viewer.layers.remove(layer)
-        self._map = self._brush = self._heat = None
-        self.opened = self.edited = self._rendered = None
+        if self._layers is not None:
+            self._layers.remove()
+        self.opened = self.edited = self._shown = self._layers = None
+        self._drafts.clear()
         self.kinds = []
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
-        for name in ("_map", "_brush", "_heat"):
-            if layer is getattr(self, name):
-                setattr(self, name, None)
+        if self._layers is not None:
+            self._layers.removed(layer)
         if self.opened is not None and layer is self.opened.source:
             self._drop()
             self.opened_changed.emit()
@@ -381,9 +338,11 @@ class FieldEditor:
             self._bench.viewer.layers.events.removed.disconnect(self._on_removed)
 
 
-def regions_of(field: EmbeddingField, touched: NDArray[np.bool_], inside: Box) -> list[Region]:
-    """The cells that an edit has touched and no others: one region per patch of them, as far as
-    they lie in the scene.
+def patches_of(
+    field: EmbeddingField, touched: NDArray[np.bool_], inside: Box
+) -> list[tuple[NDArray[np.bool_], Region]]:
+    """The cells that an edit has touched and no others: patches of them, each with its region, as
+    far as it lies in the scene.
 
     Raises
     ------
@@ -393,10 +352,10 @@ def regions_of(field: EmbeddingField, touched: NDArray[np.bool_], inside: Box) -
     frame = np.array([field.origin, field.cell])
     low, high = np.array([inside.y, inside.x]), np.array([inside.y1, inside.x1])
     found = []
-    for ring in outlines(touched):
+    for cells, ring in outlines(touched):
         corners = np.clip(np.round(frame[0] + np.array(ring) * frame[1]), low, high)
         if np.ptp(corners, axis=0).all():
-            found.append(Region.from_vertices(corners))
+            found.append((cells, Region.from_vertices(corners)))
     if not found:
         raise InputError("the cells that were painted lie outside the image")
     return found

@@ -60,7 +60,7 @@ class Workbench:
 
     scenes_changed = Signal()
     scene_changed = Signal()
-    told_of_fields = Signal(object)
+    heard = Signal(object)  # the worker's messages
 
     def __init__(
         self,
@@ -265,6 +265,7 @@ class Workbench:
 
     def handle(self, message: m.Message) -> None:
         """Take in one message of the worker's, on the main thread."""
+        self.heard.emit(message)
         if isinstance(message, m.DevicesFound):
             self.session.devices = message.devices
             return
@@ -287,8 +288,6 @@ class Workbench:
             self._ended(message)
         elif isinstance(message, m.SlideOpened):
             EndlessView.open(self.viewer, message.slide)
-        elif isinstance(message, m.FieldOpened | m.KindFound):
-            self.told_of_fields.emit(message)
         elif overlay is not None and not overlay.closed:
             if isinstance(message, m.JobPrepared):
                 overlay.start_run(message.job, message.provenance)

@@ -228,6 +228,94 @@ def test_colours_stay_from_one_field_of_an_encoder_to_the_next(
     np.testing.assert_array_equal(after[0, 1], before[0, 5])
 
 
+def test_what_is_refused_changes_nothing(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    paint(editor, bench, int(editor.opened.found.labels[0, 5]) + 1, (0, 0))  # type: ignore[union-attr]
+    editor.keep()
+    post.until(JobDone, bench.handle)
+    paint(editor, bench, 1, (0, 1))
+    kept, bench.session.model_id = editor.edited, "demo-naip"
+    for act in (editor.keep, editor.undo, editor.draft):
+        assert not act()
+        assert "choose that model" in bench.session.status.text
+    assert editor.edited is kept
+    assert editor.painted.any()
+    # Edits are not given up unasked.
+    bench.session.model_id = "demo-histology"
+    assert not editor.open(3)
+    assert editor.edited is kept
+
+
+def test_a_kept_edit_that_was_cancelled_can_be_kept_again(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    backend.delay = 0.3
+    bench.session.parameters = Parameters(preset="bulk", strength=0.3)
+    paint(editor, bench, int(editor.opened.found.labels[0, 5]) + 1, (0, 0))  # type: ignore[union-attr]
+    editor.keep()
+    bench.cancel()
+    post.until(JobCancelled, bench.handle)
+    assert editor.keep()
+    post.until(JobDone, bench.handle)
+    assert backend.requests[-1].region.bounds == Box(32, 16, 16, 16)
+    # An edit is made of its field alone; a source that shines through would add up.
+    assert backend.requests[-1].sampler.strength == 1
+    assert not editor.keep()
+
+
+def test_layers_of_a_field_are_no_scenes_and_go_with_the_editor(
+    bench: Workbench, editor: FieldEditor
+) -> None:
+    assert bench.viewer.layers.selection.active is layer(bench, "· embeddings")  # takes clicks
+    editor.point(0, 0)
+    assert [s.name for s in bench.sources()] == ["slide"]
+    editor.close()
+    assert not [x for x in bench.viewer.layers if "·" in x.name]
+
+
+def test_without_its_overlay_an_edit_is_made_again(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    paint(editor, bench, int(editor.opened.found.labels[0, 5]) + 1, (0, 0))  # type: ignore[union-attr]
+    editor.keep()
+    post.until(JobDone, bench.handle)
+    bench.viewer.layers.remove(layer(bench, "· synthetic"))
+    assert editor.keep()
+    post.until(JobDone, bench.handle)
+    assert backend.requests[-1].region.bounds == Box(32, 16, 16, 16)
+
+
+def test_napari_s_undo_of_a_stroke_is_a_stroke(bench: Workbench, editor: FieldEditor) -> None:
+    strokes: list[int] = []
+    editor.stroke.connect(lambda: strokes.append(1))
+    paint(editor, bench, 1, (0, 5))
+    before = len(strokes)
+    assert before
+    layer(bench, "· brush").undo()
+    assert len(strokes) > before
+    assert not editor.painted.any()
+
+
+def test_drafts_of_one_place_leave_one_run_in_the_provenance(
+    bench: Workbench, editor: FieldEditor, post: Any
+) -> None:
+    paint(editor, bench, int(editor.opened.found.labels[0, 5]) + 1, (0, 0))  # type: ignore[union-attr]
+    for amount in (0.2, 0.5, 0.9):
+        editor.amount = amount
+        editor.draft()
+        post.until(JobDone, bench.handle)
+    told = layer(bench, "· synthetic").metadata["napari_ssldiff"]
+    assert told["earlier_runs"] == []
+    assert json.loads(json.dumps(told["request"]["history"][-1]))["amount"] == 0.9
+    bench.session.parameters = Parameters(preset="bulk")
+    editor.keep()
+    post.until(JobDone, bench.handle)
+    told = layer(bench, "· synthetic").metadata["napari_ssldiff"]
+    assert told["earlier_runs"] == []
+    assert not told["draft_of_an_edit"]
+
+
 def test_words_become_a_kind_that_can_be_painted(
     bench: Workbench, editor: FieldEditor, backend: Any, post: Any
 ) -> None:
@@ -276,5 +364,4 @@ def test_an_edit_outside_the_image_is_refused(editor: FieldEditor) -> None:
     assert part.bounds == Box(80, 96, 10, 16)
     touched[0, 0] = True
     assert len(patches_of(field, touched, Box(0, 0, 500, 500))) == 2
-    with pytest.raises(InputError, match="outside"):
-        patches_of(field, touched, Box(0, 0, 20, 20))
+    assert patches_of(field, touched, Box(0, 0, 20, 20)) == []

@@ -34,6 +34,7 @@ from napari_ssldiff.viewer.messages import (
     KindFound,
     Message,
 )
+from napari_ssldiff.viewer.overlay import PAINTING_KEY
 from napari_ssldiff.viewer.session import Parameters, Severity
 from napari_ssldiff.viewer.shown import Shown
 from napari_ssldiff.viewer.told import told
@@ -123,7 +124,11 @@ class FieldEditor:
 
     @told
     def open(self, count: int = 8) -> None:
-        """Queue the embeddings of the first chosen region."""
+        """Queue the embeddings of the first chosen region; asks before edits are given up."""
+        if self.edited is not None and (self.edited.history or self.painted.any()):
+            question = "Edits of the embeddings that are open can then not be taken back. Go on?"
+            if not self._bench.confirm(question):
+                raise InputError("the embeddings stay as they are")
         self._bench.open_field(count)
 
     @told
@@ -161,32 +166,29 @@ class FieldEditor:
     @told
     def draft(self) -> None:
         """Queue a quick look at what has changed; the one before it is dropped."""
-        self._show(replace(self._bench.session.parameters, preset="draft", steps=None,
-                           guidance=None), draft=True)  # fmt: skip
+        self._show(self._ready_draft(), draft=True)
 
     @told
     def keep(self) -> None:
         """Make what is painted part of the field, and queue it by the preset that is chosen."""
-        assert self.edited is not None or self._field()
+        self._ready()
         labels, field = self.painted, self.current
-        if not labels.any():
-            raise InputError("nothing is painted: pick a kind of cell and paint on the image")
         assert self.edited is not None
-        self.edited = self.edited.then(
-            field,
-            "paint",
-            amount=round(self.amount, 4),
-            cells=self._counts(),
-        )
-        self._clear()
-        if self._bench.session.parameters.preset != "draft" and self._shown is not None:
-            self._shown.forget(labels > 0)  # a draft has shown them, which was a draft
+        assert self._shown is not None
+        if labels.any():
+            self.edited = self.edited.then(
+                field, "paint", amount=round(self.amount, 4), cells=self._counts()
+            )
+            self._clear()
+            self._shown.forget(labels > 0)  # what has shown them was a draft
+        elif not self._shown.stale(field).any():
+            raise InputError("nothing is painted: pick a kind of cell and paint on the image")
         self._show(self._bench.session.parameters)
 
     @told
     def undo(self) -> None:
         """Take paint off, or else the last kept edit back."""
-        self._field()
+        self._ready()
         if self.painted.any():
             self._clear()
         else:
@@ -216,46 +218,17 @@ class FieldEditor:
             raise InputError("no embeddings are open: draw a region and open its embeddings")
         return self.edited.field
 
-    def _counts(self) -> dict[str, int]:
-        """Cells that each kind is painted on."""
-        labels = self.painted
-        marked = np.unique(labels[labels > 0])
-        return {self.kinds[k - 1].name: int((labels == k).sum()) for k in marked}
+    def _ready(self) -> OpenedField:
+        """The open field, if it can be edited now.
 
-    def _hear(self, message: Message) -> None:
-        if isinstance(message, FieldOpened):
-            self._take(message.opened)
-        elif isinstance(message, JobPainted) and self._shown is not None:
-            self._shown.painted(message.job)
-        elif isinstance(message, JobDone) and self._shown is not None:
-            self._shown.done(message.job)
-            self._drafts.discard(message.job)
-        elif isinstance(message, JobCancelled | JobFailed) and self._shown is not None:
-            self._shown.stopped(message.job)
-            self._drafts.discard(message.job)
-        elif isinstance(message, KindFound) and self.opened is not None:
-            self.kinds.append(message.kind)
-            self.kinds_changed.emit()
-            self.choose(len(self.kinds) - 1)
-
-    def _take(self, opened: OpenedField) -> None:
-        self._drop()
-        self.opened, self.edited = opened, EditedField(opened.field)
-        self._shown, self.kinds = Shown(opened.field), list(opened.kinds)
-        self._colours.setdefault(opened.field.encoder, fit_colours(opened.field))
-        self._layers = FieldLayers(
-            self._bench.viewer, opened.source, opened.scene.name, opened.field, self.point,
-            self.stroke.emit,
-        )  # fmt: skip
-        self._draw_map()
-        self._brush()
-        self.opened_changed.emit()
-
-    def _show(self, parameters: Parameters, draft: bool = False) -> None:
-        assert self.opened is not None or self._field()
-        field, opened = self.current, self.opened
+        Raises
+        ------
+        InputError
+            If none is open, or another scene or model is chosen.
+        """
+        self._field()
+        opened = self.opened
         assert opened is not None
-        assert self.edited is not None
         if self._bench.source is not opened.source:
             raise InputError(f"the embeddings are those of {opened.scene.name}: choose that scene")
         if self._bench.session.model_id != opened.model_id:
@@ -263,23 +236,89 @@ class FieldEditor:
                 f"the embeddings are those of {opened.model_id}: choose that model, or open them "
                 "again"
             )
-        self._stop_drafts()
+        return opened
+
+    def _counts(self) -> dict[str, int]:
+        """Cells that each kind is painted on."""
+        labels, counts = self.painted, dict[str, int]()
+        for k in np.unique(labels[labels > 0]):
+            name = self.kinds[k - 1].name
+            counts[name] = counts.get(name, 0) + int((labels == k).sum())
+        return counts
+
+    def _hear(self, message: Message) -> None:
+        if isinstance(message, FieldOpened):
+            self._take(message.opened)
+        elif isinstance(message, JobPainted) and self._shown is not None:
+            self._shown.painted(message.job)
+        elif isinstance(message, JobDone | JobCancelled | JobFailed) and self._shown is not None:
+            end = self._shown.done if isinstance(message, JobDone) else self._shown.stopped
+            self._drafts.discard(message.job)
+            if end(message.job):
+                self._mend()
+        elif isinstance(message, KindFound) and self.opened is not None:
+            if message.kind.encoder != self.opened.field.encoder:
+                return  # another field was opened meanwhile
+            self.kinds.append(message.kind)
+            self.kinds_changed.emit()
+            self.choose(len(self.kinds) - 1)
+
+    @told
+    def _mend(self) -> None:
+        """Make up for what a dropped draft has painted after it was dropped."""
+        self._show(self._ready_draft(), draft=True)
+
+    def _ready_draft(self) -> Parameters:
+        self._ready()
+        how = self._bench.session.parameters
+        return replace(how, preset="draft", steps=None, guidance=None)
+
+    def _take(self, opened: OpenedField) -> None:
+        if opened.source not in self._bench.viewer.layers:
+            return  # removed while its embeddings were made
+        self._drop()
+        self.opened, self.edited = opened, EditedField(opened.field)
+        self._shown, self.kinds = Shown(opened.field), list(opened.kinds)
+        if opened.field.encoder not in self._colours:
+            self._colours[opened.field.encoder] = fit_colours(opened.field)
+        self._layers = FieldLayers(
+            self._bench.viewer, opened.source, opened.scene.name, opened.field, self.point,
+            self.stroke.emit,
+        )  # fmt: skip
+        self._draw_map()
+        self._brush()
+        self._layers.activate()
+        self.opened_changed.emit()
+
+    def _show(self, parameters: Parameters, draft: bool = False) -> None:
+        opened, field = self._ready(), self.current
+        assert self.edited is not None
         assert self._shown is not None
+        self._stop_drafts()
         touched = self._shown.stale(field)
         if not touched.any():
             return
         patches = patches_of(field, touched, opened.scene.box)
-        edges = parameters.edges
+        inside = np.zeros(field.shape, bool)
+        for cells, _ in patches:
+            inside |= cells
+        self._shown.settle(touched & ~inside, field)
+        if not patches:
+            raise InputError("the cells that were painted lie outside the image")
+        edges = replace(parameters.edges, grow=Length(0))
         if not edges.context.value and not edges.match.value:
             # What lies around stays as it is, so that an edit grows into it.
-            edges = replace(edges, context=Length(float(self._cell_of_model(opened))))
+            edges = replace(edges, context=Length(cell_of(opened)))
         history = self.edited.history
         if self.painted.any():
             painted = self.edited.then(
                 field, "paint", amount=round(self.amount, 4), cells=self._counts()
             )
             history = painted.history
-        content, how = _Content(field, history), replace(parameters, edges=edges, over=True)
+        content, how = (
+            _Content(field, history),
+            replace(parameters, edges=edges, over=True, strength=1.0),
+        )
         for cells, region in patches:
             job = self._bench.render(region, content, how)
             self._shown.begin(job, cells, field)
@@ -294,10 +333,6 @@ class FieldEditor:
             if self._shown is not None:
                 self._shown.drop(job)
         self._drafts.clear()
-
-    def _cell_of_model(self, opened: OpenedField) -> int:
-        card = self._bench.card(opened.model_id)
-        return 64 if card is None else card.window // 2
 
     def _draw_map(self) -> None:
         if self._layers is not None:
@@ -318,10 +353,10 @@ class FieldEditor:
             self._layers.clear()
 
     def _drop(self) -> None:
+        self._stop_drafts()
         if self._layers is not None:
             self._layers.remove()
         self.opened = self.edited = self._shown = self._layers = None
-        self._drafts.clear()
         self.kinds = []
 
     def _on_removed(self, event: Any) -> None:
@@ -331,23 +366,28 @@ class FieldEditor:
         if self.opened is not None and layer is self.opened.source:
             self._drop()
             self.opened_changed.emit()
+        elif self.opened is not None and PAINTING_KEY in layer.metadata:
+            self._shown = Shown(self.opened.field)  # with its overlay went what it showed
 
     def close(self) -> None:
-        """Stop listening."""
+        """Take the layers away and stop listening. Safe to call twice."""
+        self._drop()
         with suppress(ValueError):
             self._bench.viewer.layers.events.removed.disconnect(self._on_removed)
+        self._bench.heard.disconnect(self._hear, missing_ok=True)
+
+
+def cell_of(opened: OpenedField) -> float:
+    """Edge of a cell in pixels of the model."""
+    field, size = opened.field, opened.scene.encoder_pixel_size
+    return float(round(field.cell[0] * size.y / field.resolution))
 
 
 def patches_of(
     field: EmbeddingField, touched: NDArray[np.bool_], inside: Box
 ) -> list[tuple[NDArray[np.bool_], Region]]:
     """The cells that an edit has touched and no others: patches of them, each with its region, as
-    far as it lies in the scene.
-
-    Raises
-    ------
-    InputError
-        If none does.
+    far as it lies in the scene; none of those that do not.
     """
     frame = np.array([field.origin, field.cell])
     low, high = np.array([inside.y, inside.x]), np.array([inside.y1, inside.x1])
@@ -356,6 +396,4 @@ def patches_of(
         corners = np.clip(np.round(frame[0] + np.array(ring) * frame[1]), low, high)
         if np.ptp(corners, axis=0).all():
             found.append((cells, Region.from_vertices(corners)))
-    if not found:
-        raise InputError("the cells that were painted lie outside the image")
     return found

@@ -38,12 +38,15 @@ class Kind:
         ``(d,)``, of unit length.
     name
         What it is called in a field's history.
+    encoder
+        Whose vector it is.
     picture
         ``(h, w, 3)`` uint8 of a real cell; ``None`` where there is none.
     """
 
     vector: Vectors
     name: str
+    encoder: str
     picture: NDArray[np.uint8] | None = None
 
 
@@ -102,7 +105,7 @@ class OpenFieldJob:
         found = prototypes(made, self.count)
         control.raise_if_cancelled()
         kinds = tuple(
-            Kind(vector, f"kind {i + 1}", picture_of(self.scene, made, *cell))
+            Kind(vector, f"kind {i + 1}", made.encoder, picture_of(self.scene, made, *cell))
             for i, (vector, cell) in enumerate(zip(found.vectors, found.cells, strict=True))
         )
         post(
@@ -149,7 +152,11 @@ class WordsJob:
             self.scene, self.region, bundle, self.prompt, self.parameters,
             progress=report, cancel=token,
         )  # fmt: skip
-        post(KindFound(self.id, Kind(average(imagined.field), self.prompt.text)))
+        post(
+            KindFound(
+                self.id, Kind(average(imagined.field), self.prompt.text, imagined.field.encoder)
+            )
+        )
         told = "".join(f" {note[:1].upper()}{note[1:]}." for note in imagined.notes)
         return f"{self.prompt.text!r} can be painted now.{told}"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_ssldiff.viewer.layer_scene import FIELD_KEY
 from napari_ssldiff.viewer.overlay import place_at
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ class FieldLayers:
         stroked: Callable[[], object],
     ) -> None:
         self._viewer, self._name, self._shape = viewer, name, field.shape
-        self._place = place_at(source, field.origin, field.cell)
+        self._place = {
+            **place_at(source, field.origin, field.cell),
+            "metadata": {FIELD_KEY: field.encoder},
+        }
+        self._seen = np.zeros(field.shape, np.int64)
         self._pressed, self._stroked = pressed, stroked
         self._layers: dict[str, Layer] = {}
 
@@ -97,12 +102,26 @@ class FieldLayers:
             opacity=0.8, **self._place,
         )  # fmt: skip
         made.brush_size = 1
-        made.events.paint.connect(lambda event: self._stroked())
+        # events.paint comes before the data changes. After it there is the first of these; after
+        # napari's undo of a stroke only the second, which comes in other cases too.
+        made.events.labels_update.connect(self._on_data)
+        made.events.set_data.connect(self._on_data)
         self._add("brush", made)
         return made
 
+    def _on_data(self, event: Any) -> None:
+        if not np.array_equal(self._seen, self.painted):
+            self._seen = self.painted.copy()
+            self._stroked()
+
+    def activate(self) -> None:
+        """Make the map the layer that takes clicks."""
+        if "map" in self._layers:
+            self._viewer.layers.selection.active = self._layers["map"]
+
     def clear(self) -> None:
         """Take all paint off."""
+        self._seen = np.zeros(self._shape, np.int64)
         if "brush" in self._layers:
             self._layers["brush"].data = np.zeros(self._shape, np.uint8)
 
@@ -125,7 +144,10 @@ class FieldLayers:
         if active is not None and active in self._viewer.layers:
             self._viewer.layers.selection.active = active
 
-    def _on_press(self, layer: Image, event: Any) -> None:
+    def _on_press(self, layer: Image, event: Any) -> Iterator[None]:
+        yield
+        if event.type == "mouse_move":  # a drag, which pans
+            return
         at = layer.world_to_data(event.position)
         row, column = (round(float(v)) for v in at[-2:])
         if 0 <= row < self._shape[0] and 0 <= column < self._shape[1]:

@@ -110,6 +110,7 @@ class GenerateJob:
                 "device": str(getattr(bundle, "device", self.device)),
                 "crs": self.scene.crs,
                 "over_the_overlay": self.parameters.over,
+                "draft_of_an_edit": self.content is not None and self.parameters.preset == "draft",
             }
             post(JobPrepared(self.id, provenance_of(request, extra=facts), notes))
             report("Starting to sample")

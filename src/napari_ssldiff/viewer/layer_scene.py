@@ -17,6 +17,8 @@ from napari_ssldiff.viewer.units import pixel_size
 if TYPE_CHECKING:
     from napari.layers import Image
 
+#: Marks layers that show a field's cells.
+FIELD_KEY = "napari_ssldiff_field"
 _CHUNK = 512
 _wrapped: WeakKeyDictionary[Any, tuple[Any, Scene]] = WeakKeyDictionary()
 
@@ -26,6 +28,8 @@ def is_source(layer: Any) -> bool:
     from napari.layers import Image
 
     if not isinstance(layer, Image) or layer.ndim != 2:
+        return False
+    if FIELD_KEY in layer.metadata:
         return False
     ours = layer.metadata.get(NAMESPACE)
     # An overlay or a preview is not a scene; a synthetic file that was opened again is one.

@@ -99,7 +99,7 @@ class OverlayController:
         self._dirty.append(box)
         run = self._runs.get(job)
         if run is not None and not any(run is known for known in self._painting.runs):
-            self._painting.runs.append(run)
+            self._painting.runs = [*_lasting(self._painting.runs, run), run]
             self._stamp()
 
     def preview(self, box: Box, pixels: NDArray[np.uint8], region: Region) -> None:
@@ -225,6 +225,18 @@ class OverlayController:
         layer, self._preview = self._preview, None
         if layer is not None and layer in self.viewer.layers:
             self.viewer.layers.remove(layer)
+
+
+def _lasting(runs: list[dict[str, Any]], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Runs that a new one leaves standing: an edit's drafts are many, and of none is anything left
+    once its region was made again.
+    """
+
+    def gone(run: Mapping[str, Any]) -> bool:
+        drafted, again = (r.get("request", {}).get("region") for r in (run, new))
+        return bool(run.get("draft_of_an_edit")) and drafted == again
+
+    return [run for run in runs if not gone(run)]
 
 
 def _existing(viewer: ViewerModel, scene: Scene) -> Image | None:

@@ -60,14 +60,24 @@ class Shown:
         if job in self._runs:
             self._runs[job].painted = True
 
-    def done(self, job: int) -> None:
-        """All of them are."""
+    def done(self, job: int) -> bool:
+        """All of them are; whether the job had been dropped, which was too late."""
         run = self._runs.pop(job, None)
-        if run is not None:
-            self._vectors[run.touched] = run.vectors[run.touched]
+        if run is None:
+            return False
+        self._vectors[run.touched] = run.vectors[run.touched]
+        return run.dropped
 
-    def stopped(self, job: int) -> None:
-        """No more of them will come: what was painted is neither old nor new."""
+    def stopped(self, job: int) -> bool:
+        """No more of them will come: what was painted is neither old nor new. Whether something
+        was painted by a job that had been dropped.
+        """
         run = self._runs.pop(job, None)
-        if run is not None and run.painted:
-            self.forget(run.touched)
+        if run is None or not run.painted:
+            return False
+        self.forget(run.touched)
+        return run.dropped
+
+    def settle(self, cells: NDArray[np.bool_], field: EmbeddingField) -> None:
+        """Cells outside the image show whatever is asked of them."""
+        self._vectors[cells] = field.vectors[cells]

@@ -98,6 +98,7 @@ class SSLDiffusionWidget(QWidget):
 
     def _leave(self) -> None:
         if self.parent() is None:  # not just on its way into another dock
+            self.field.close_editor()
             self.bench.close()
             self.deleteLater()
 

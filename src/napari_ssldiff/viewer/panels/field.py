@@ -118,7 +118,8 @@ class FieldPanel(QWidget):
         opened = self.editor.opened
         if opened is None:
             return
-        labels = opened.found.labels
+        valid = opened.field.valid
+        labels = opened.found.labels if valid is None else opened.found.labels[valid]
         for i, kind in enumerate(self.editor.kinds):
             if kind.picture is not None:
                 item = _item(kind.picture, f"{(labels == i).mean():.0%}")
@@ -138,6 +139,11 @@ class FieldPanel(QWidget):
             f"Cell {pointed.row + 1}, {pointed.column + 1} and the real cells nearest to it, by "
             "cosine:"
         )
+
+    def close_editor(self) -> None:
+        """The dock is going: no draft any more, no layers that nobody serves."""
+        self._quiet.stop()
+        self.editor.close()
 
     def _on_amount(self, value: int) -> None:
         self.editor.amount = value / 100

@@ -167,6 +167,8 @@ def limits_part(found: dict[str, Any]) -> list[str]:
         "",
         *(line(*row) for row in rows),
         "",
+        *(f"- {note}" for note in found.get("notes", ())),
+        "",
     ]
 
 

@@ -127,10 +127,12 @@ class Calls:
             self.check()
             with self._timed("network_seconds"):
                 made = model.predict_x0(x[part], t, level, condition[part])
-                if not _finite(made) and model.precision != "fp32":
+                fine = _finite(made)
+                if not fine and model.precision != "fp32":
                     made = model.predict_x0(x[part], t, level, condition[part], "fp32")
+                    fine = _finite(made)
                 made = made.to(x.device)
-                if not _finite(made):
+                if not fine:
                     bad = ~torch.isfinite(made).flatten(1).all(1)
                     raise NotFiniteError(part.start + int(bad.nonzero()[0]))
             self.counters.evaluations += len(made)

@@ -258,7 +258,7 @@ class Sampling:
                 ) from None
             made = made * self.weight  # not in place: it may be the network's own
             for place, prediction in zip(batch, made, strict=True):
-                fused[place] += prediction
+                fused[place].add_(prediction)  # += would copy the sum onto itself besides
             yield self.calls.counters.evaluations
 
     def settle(self, fused: torch.Tensor, coverage: torch.Tensor, part: Box) -> torch.Tensor:

@@ -129,18 +129,17 @@ def edited(arguments: argparse.Namespace) -> EmbeddingField:
 def run_edit(arguments: argparse.Namespace) -> None:
     """Change a field."""
     from napari_ssldiff.embeddings import EmbeddingField
-    from napari_ssldiff.embeddings.edited import EditedField
+    from napari_ssldiff.embeddings.edited import EditedField, changed_cells
     from napari_ssldiff.embeddings.field import history_of
     from napari_ssldiff.export import check_output
 
     check_output(arguments.output, suffix=arguments.output.suffix.lower())
-    made = edited(arguments)
+    before, made = EmbeddingField.load(arguments.field), edited(arguments)
     facts = {name: value for name, value in _said(arguments).items() if value is not None}
-    story = EditedField(EmbeddingField.load(arguments.field)).then(made, arguments.op, **facts)
+    story = EditedField(before).then(made, arguments.op, **facts)
     made.save(arguments.output, (*history_of(arguments.field), *story.history))
-    before = EmbeddingField.load(arguments.field)
-    changed = int((made.vectors != before.vectors).any(-1).sum())
-    print(f"{arguments.output}: {changed} of {made.vectors[..., 0].size} cells changed")
+    changed = changed_cells(before, made)
+    print(f"{arguments.output}: {int(changed.sum())} of {changed.size} cells changed")
 
 
 def _said(arguments: argparse.Namespace) -> dict[str, Any]:

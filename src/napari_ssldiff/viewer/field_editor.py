@@ -315,10 +315,8 @@ class FieldEditor:
                 field, "paint", amount=round(self.amount, 4), cells=self._counts()
             )
             history = painted.history
-        content, how = (
-            _Content(field, history),
-            replace(parameters, edges=edges, over=True, strength=1.0),
-        )
+        content = _Content(field, history)
+        how = replace(parameters, edges=edges, over=True, strength=1.0)
         for cells, region in patches:
             job = self._bench.render(region, content, how)
             self._shown.begin(job, cells, field)

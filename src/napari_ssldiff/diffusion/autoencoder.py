@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-#: Latents that are put around an image before it is decoded.
+#: Latents that are put around an image before it is decoded, unless a model says otherwise.
 BORDER = 4
 
 
@@ -28,6 +28,9 @@ class Autoencoder(nn.Module):
         Pixels per latent of a linear path beside the network, or 0 for none: a strided
         convolution adds to the latents, its transpose to the pixels. Started at the principal
         components of image patches it gives a small network all its latent channels at once.
+    border
+        Latents of its own mirror image that are put around what is decoded. 0 is what published
+        pipelines do, and shows lines along the border of images.
     """
 
     shift: torch.Tensor
@@ -35,9 +38,16 @@ class Autoencoder(nn.Module):
     preview_weight: torch.Tensor
     preview_bias: torch.Tensor
 
-    def __init__(self, network: nn.Module, patch: int, channels: int, linear: int = 0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        patch: int,
+        channels: int,
+        linear: int = 0,
+        border: int = BORDER,
+    ) -> None:
         super().__init__()
-        self.network, self.patch = network, patch
+        self.network, self.patch, self.border = network, patch, border
         self.analysis = nn.Conv2d(3, channels, linear, linear) if linear else None
         self.synthesis = nn.ConvTranspose2d(channels, 3, linear, linear) if linear else None
         # Latents leave this class with mean 0 and a standard deviation of about 1 per channel.
@@ -76,13 +86,13 @@ class Autoencoder(nn.Module):
         The border is decoded with its mirror image around it: a network that pads with zeros draws
         lines along it.
         """
-        h, w = latents.shape[2:]
-        mode = "reflect" if min(h, w) > BORDER else "replicate"
-        z = F.pad(latents, (BORDER,) * 4, mode=mode)
+        (h, w), b = latents.shape[2:], self.border
+        mode = "reflect" if min(h, w) > b else "replicate"
+        z = F.pad(latents, (b,) * 4, mode=mode) if b else latents
         z = z * self.scale[:, None, None] + self.shift[:, None, None]
         images = self.decode_raw(z)
         f = images.shape[2] // z.shape[2]
-        inner = images[:, :, BORDER * f : (BORDER + h) * f, BORDER * f : (BORDER + w) * f]
+        inner = images[:, :, b * f : (b + h) * f, b * f : (b + w) * f]
         return inner.clamp(-1, 1)
 
     def preview(self, latents: torch.Tensor) -> torch.Tensor:

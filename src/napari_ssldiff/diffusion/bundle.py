@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
-from napari_ssldiff.diffusion.conditioning import Condition, TokenProjection
+from napari_ssldiff.diffusion.conditioning import Condition
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -133,7 +133,8 @@ class Denoiser:
     spec
         The model's numbers.
     autoencoder, network, projection
-        Modules with their weights loaded. ``network(x, t, context).sample``.
+        Modules with their weights loaded. ``network(x, t, context).sample``; the projection does as
+        :class:`~napari_ssldiff.diffusion.conditioning.Projects` says.
     device
         Where they run.
     make_student
@@ -155,7 +156,7 @@ class Denoiser:
         spec: ModelSpec,
         autoencoder: Autoencoder,
         network: nn.Module,
-        projection: TokenProjection,
+        projection: nn.Module,
         device: torch.device,
         make_student: Callable[[], nn.Module] | None = None,
         precision: Precision | None = None,

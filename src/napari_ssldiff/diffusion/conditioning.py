@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,18 @@ def concatenate(parts: list[Condition]) -> Condition:
     """One batch from several."""
     spatial = [p.spatial for p in parts if p.spatial is not None]
     return Condition(torch.cat([p.context for p in parts]), torch.cat(spatial) if spatial else None)
+
+
+class Projects(Protocol):
+    """The contract of a model's conditioning: an ``nn.Module`` that is called like this."""
+
+    def __call__(self, embeddings: torch.Tensor) -> Condition:
+        """``(n, tokens², width)`` unit vectors, row-major → what the network reads.
+
+        A window whose vectors are all zero stands for no condition; what the network reads then is
+        the model's own rule.
+        """
+        ...
 
 
 class TokenProjection(nn.Module):

@@ -35,6 +35,11 @@ class EncoderSpec:
         Length of an embedding.
     token
         ``"pooled"``: the library's pooled output; ``"cls"``: the first token of the last layer.
+    detail
+        Pixels that are read of a scene per pixel of ``resolution``: more than 1 where an encoder
+        sees finer than the model that it conditions.
+    patches
+        Per side of a cell: the network sees each, and a cell is the mean of their unit vectors.
     """
 
     id: str
@@ -46,6 +51,8 @@ class EncoderSpec:
     std: tuple[float, float, float]
     width: int
     token: str = "pooled"
+    detail: int = 1
+    patches: int = 1
 
 
 class Encoder(Protocol):
@@ -55,7 +62,9 @@ class Encoder(Protocol):
     def spec(self) -> EncoderSpec: ...
 
     def embed(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """``(n, cell, cell, 3)`` uint8 → ``(n, width)`` float32 on the unit sphere."""
+        """``(n, s, s, 3)`` uint8 → ``(n, width)`` float32 on the unit sphere; ``s`` is
+        ``cell · detail``, and other sizes are resized.
+        """
         ...
 
 
@@ -104,16 +113,47 @@ class NetworkEncoder:
     @torch.inference_mode()
     def embed(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See :class:`Encoder`."""
+        k, side = self.spec.patches, self.spec.patches * self.spec.input
         out = np.empty((len(cells), self.spec.width), np.float32)
-        for first in range(0, len(cells), self.batch):
-            part = np.ascontiguousarray(cells[first : first + self.batch])
+        step = max(1, self.batch // k**2)
+        for first in range(0, len(cells), step):
+            part = np.ascontiguousarray(cells[first : first + step])
             x = torch.from_numpy(part).to(self.device).permute(0, 3, 1, 2).float() / 255
-            if x.shape[-1] != self.spec.input:
-                size = (self.spec.input, self.spec.input)
-                x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
-            vectors = F.normalize(self._forward((x - self._mean) / self._std), dim=-1)
+            if x.shape[-1] != side:
+                x = F.interpolate(x, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            x = ((x - self._mean) / self._std).unflatten(3, (k, -1)).unflatten(2, (k, -1))
+            patches = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+            each = [F.normalize(self._forward(p), dim=-1) for p in patches.split(self.batch)]
+            vectors = torch.cat(each)
+            if k > 1:
+                vectors = F.normalize(vectors.unflatten(0, (-1, k * k)).mean(1), dim=-1)
             out[first : first + len(part)] = vectors.cpu().numpy()
         return out
+
+
+class AbsentEncoder:
+    """An :class:`Encoder` that is known but not installed: fields of it can be drawn, not made.
+
+    Parameters
+    ----------
+    spec
+        The contract.
+    why
+        What is missing and the way out.
+    """
+
+    def __init__(self, spec: EncoderSpec, why: str) -> None:
+        self.spec, self._why = spec, why
+
+    def embed(self, cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Refuses.
+
+        Raises
+        ------
+        ModelError
+            Always.
+        """
+        raise ModelError(self._why)
 
 
 def build_network(library: str, name: str, options: Mapping[str, Any], width: int) -> nn.Module:

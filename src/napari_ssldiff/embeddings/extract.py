@@ -44,11 +44,13 @@ def grid_scale(scene: Scene, spec: EncoderSpec) -> tuple[float, float]:
     return spec.resolution / size.y, spec.resolution / size.x
 
 
-def read_grid(scene: Scene, box: Box, spec: EncoderSpec) -> NDArray[np.uint8]:
-    """``(h, w, 3)`` uint8 of ``box``, in pixels of the encoder's resolution."""
+def read_grid(scene: Scene, box: Box, spec: EncoderSpec, detail: int = 1) -> NDArray[np.uint8]:
+    """``(h, w, 3)`` uint8 of ``box``, in pixels ``detail`` times as fine as the encoder's
+    resolution.
+    """
     sy, sx = grid_scale(scene, spec)
     own = scene.encoder_pixel_size
-    return read_at(scene, box, PixelSize(own.y * sy, own.x * sx, own.unit))
+    return read_at(scene, box, PixelSize(own.y * sy / detail, own.x * sx / detail, own.unit))
 
 
 def holds_tissue(cells: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.bool_]:
@@ -119,27 +121,29 @@ def embed_box(
             return EmbeddingField.load(stored)
         except InputError:
             stored.unlink(missing_ok=True)  # a damaged cache entry is no reason to stop
-    cell = spec.cell
+    cell, side = spec.cell, spec.cell * spec.detail
+    # Cells that are read finely are large: as many at a time as keep a block's size.
+    block = max(1, BLOCK // spec.detail)
     rows, columns = -(-box.h // cell), -(-box.w // cell)
     vectors = np.empty((rows, columns, spec.width), np.float32)
     valid = np.empty((rows, columns), bool)
 
     def read(r: int, c: int) -> NDArray[np.uint8]:
-        h, w = min(BLOCK, rows - r), min(BLOCK, columns - c)
-        place = Box(box.y + r * cell, box.x + c * cell, h * cell, w * cell)
-        pixels = read_grid(scene, place, spec)
-        cells = pixels.reshape(h, cell, w, cell, 3).transpose(0, 2, 1, 3, 4)
-        return cells.reshape(h * w, cell, cell, 3)
+        h, w = min(block, rows - r), min(block, columns - c)
+        top, left = box.y * spec.detail + r * side, box.x * spec.detail + c * side
+        pixels = read_grid(scene, Box(top, left, h * side, w * side), spec, spec.detail)
+        cells = pixels.reshape(h, side, w, side, 3).transpose(0, 2, 1, 3, 4)
+        return cells.reshape(h * w, side, side, 3)
 
     done = 0
-    for r in range(0, rows, BLOCK):
-        starts = range(0, columns, BLOCK)
+    for r in range(0, rows, block):
+        starts = range(0, columns, block)
         for group in (starts[i : i + 4] for i in range(0, len(starts), 4)):
             check()
             blocks = compute(*(delayed(read)(r, c) for c in group), scheduler="threads")
             for c, cells in zip(group, blocks, strict=True):
                 check()
-                h, w = min(BLOCK, rows - r), min(BLOCK, columns - c)
+                h, w = min(block, rows - r), min(block, columns - c)
                 vectors[r : r + h, c : c + w] = encoder.embed(cells).reshape(h, w, -1)
                 valid[r : r + h, c : c + w] = holds_tissue(cells, scene.background).reshape(h, w)
                 done += h * w

@@ -10,16 +10,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec, StudentSpec
-from napari_ssldiff.diffusion.conditioning import TokenProjection
-from napari_ssldiff.embeddings.encoder import EncoderSpec, NetworkEncoder, build_network
+from napari_ssldiff.embeddings.encoder import (
+    AbsentEncoder,
+    Encoder,
+    EncoderSpec,
+    NetworkEncoder,
+    build_network,
+)
 from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.lora import merged
 from napari_ssldiff.models.registry import get_card
@@ -38,7 +42,8 @@ class ModelBundle:
     card
         What it is.
     encoder
-        Makes the embeddings that condition it.
+        Makes the embeddings that condition it; an :class:`AbsentEncoder` where the card's is not
+        installed.
     denoiser
         Autoencoder, network and projection; its ``student`` where the card has one.
     device
@@ -46,7 +51,7 @@ class ModelBundle:
     """
 
     card: ModelCard
-    encoder: NetworkEncoder
+    encoder: Encoder
     denoiser: Denoiser
     device: torch.device
 
@@ -128,16 +133,10 @@ def _fill(card: ModelCard, module: torch.nn.Module, names: Iterable[str]) -> Non
         raise ModelError(f"the weights of {card.id} do not fit its card: {detail}") from None
 
 
-def _stock(part: Mapping[str, Any]) -> torch.nn.Module:
-    kind = getattr(diffusers, str(part["class"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-        raise ModelError(f"diffusers has no network of the class {part['class']!r}")
-    module: torch.nn.Module = kind(**part["config"])
-    return module
-
-
 def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
     """What a card says of its encoder, the version of its weights in the identifier.
+
+    An encoder that is ``absent`` (the registry's word for known, but not installed) has no version.
 
     Raises
     ------
@@ -148,7 +147,7 @@ def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
         raise ModelError(f"the card of {card.id} has no {key}")
     part = card.parts[key]
     digests = "".join(card.weights[name] for name in part["weights"])
-    version = hashlib.sha256(digests.encode()).hexdigest()[:12]
+    version = "absent" if "absent" in part else hashlib.sha256(digests.encode()).hexdigest()[:12]
     return EncoderSpec(
         id=f"{part['id']}@{version}",
         resolution=card.resolution,
@@ -159,6 +158,8 @@ def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
         std=tuple(part["std"]),
         width=int(part["width"]),
         token=part.get("token", "pooled"),
+        detail=int(part.get("detail", 1)),
+        patches=int(part.get("patches", 1)),
     )
 
 
@@ -242,23 +243,19 @@ def _assemble(card: ModelCard, where: torch.device, fill: Fill) -> ModelBundle:
         schedule=dict(card.parts["scheduler"]),
         student=StudentSpec(int(student["steps"]), float(student["guidance"])) if student else None,
     )
-    autoencoder = Autoencoder(
-        _stock(vae), int(vae.get("patch", 1)), spec.latent_channels, int(vae.get("linear", 0))
-    )
+    autoencoder = parts.autoencoder(vae, spec)
     fill(card, autoencoder, vae["weights"])
-    network = _stock(unet)
+    network = parts.network(unet)
     fill(card, network, unet["weights"])
-    projection = TokenProjection(
-        spec.tokens,
-        spec.token_width,
-        int(tokens["context"]),
-        int(tokens["spatial"]),
-        spec.window_latents,
-    )
+    projection = parts.projection(tokens, spec)
     fill(card, projection, tokens["weights"])
+    why = card.parts["encoder"].get("absent")
+    encoder = (
+        AbsentEncoder(encoder_spec(card), why) if why else _encoder(card, "encoder", where, fill)
+    )
     return ModelBundle(
         card,
-        _encoder(card, "encoder", where, fill),
+        encoder,
         Denoiser(
             spec,
             autoencoder,

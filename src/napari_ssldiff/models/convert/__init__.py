@@ -1,0 +1,51 @@
+"""From foreign state dicts to the modules that a card describes.
+
+A layout is a way in which somebody names tensors. Each stands in a module of its own and is a pure
+function of names and tensors; nothing is read or written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models.convert.layout import Converted, Layout
+
+if TYPE_CHECKING:
+    from napari_ssldiff.models.card import ModelCard
+
+__all__ = ["LAYOUTS", "Converted", "Layout", "convert", "layout_of"]
+
+#: All that is known, asked in this order.
+LAYOUTS: tuple[Layout, ...] = ()
+
+
+def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:
+    """The layout that names tensors like these.
+
+    Raises
+    ------
+    ModelError
+        If none does, with the first ten names.
+    """
+    for layout in LAYOUTS:
+        if layout.matches(tensors):
+            return layout
+    names = ", ".join(sorted(tensors)[:10]) or "none"
+    known = ", ".join(layout.name for layout in LAYOUTS)
+    raise ModelError(f"no known layout ({known}) has tensors such as {names}")
+
+
+def convert(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> Converted:
+    """Every tensor at its place in the card's modules.
+
+    Raises
+    ------
+    ModelError
+        If the layout is unknown, or tensors are missing, left over, or of another shape than the
+        card's modules: the first ten are named.
+    """
+    return layout_of(tensors).convert(tensors, card)

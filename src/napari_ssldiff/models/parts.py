@@ -1,0 +1,69 @@
+"""What the parts of a card become: library networks behind the engine's contracts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import diffusers
+from torch import nn
+
+from napari_ssldiff.diffusion.autoencoder import BORDER, Autoencoder
+from napari_ssldiff.diffusion.bundle import ModelSpec
+from napari_ssldiff.diffusion.conditioning import TokenProjection
+from napari_ssldiff.errors import ModelError
+
+Part = Mapping[str, Any]
+
+
+def _stock(part: Part) -> nn.Module:
+    kind = getattr(diffusers, str(part["class"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ModelError(f"diffusers has no network of the class {part['class']!r}")
+    module: nn.Module = kind(**part["config"])
+    return module
+
+
+def autoencoder(part: Part, spec: ModelSpec) -> Autoencoder:
+    """The autoencoder of a card, without weights."""
+    return Autoencoder(
+        _stock(part),
+        int(part.get("patch", 1)),
+        spec.latent_channels,
+        int(part.get("linear", 0)),
+        int(part.get("border", BORDER)),
+    )
+
+
+def network(part: Part) -> nn.Module:
+    """The denoiser of a card, without weights: ``network(x, t, context).sample``."""
+    return _stock(part)
+
+
+def _grid(part: Part, spec: ModelSpec) -> nn.Module:
+    return TokenProjection(
+        spec.tokens,
+        spec.token_width,
+        int(part["context"]),
+        int(part["spatial"]),
+        spec.window_latents,
+    )
+
+
+#: Kinds of conditioning, each an ``nn.Module`` that :class:`Projects` describes.
+PROJECTIONS: dict[str, Callable[[Part, ModelSpec], nn.Module]] = {"grid": _grid}
+
+
+def projection(part: Part, spec: ModelSpec) -> nn.Module:
+    """The conditioning of a card, without weights.
+
+    Raises
+    ------
+    ModelError
+        If its kind is unknown.
+    """
+    kind = str(part.get("kind", "grid"))
+    if kind not in PROJECTIONS:
+        known = ", ".join(PROJECTIONS)
+        raise ModelError(f"unknown kind of conditioning {kind!r}: known are {known}")
+    return PROJECTIONS[kind](part, spec)

@@ -41,32 +41,53 @@ NEW = {
         ("nuclei", "tissue in which cells crowded", "tissue in which cells scattered"),
         ("nuclei", "numerous packed nuclei there", "few scattered nuclei there"),
         ("nuclei", "many dense cells, crowded there", "without dense cells, sparse"),
+        ("nuclei", "nuclei are numerous and packed", "nuclei are few and scattered"),
+        ("nuclei", "lots of dark nuclei, closely packed", "scarcely any dark nuclei"),
         ("dark", "dark intense colour of the tissue", "light pale colour of the tissue"),
         ("dark", "it is deep and dark", "it is pale and light"),
+        ("dark", "the stain is intense, the tissue dark", "the stain is weak, the tissue pale"),
+        ("dark", "the colour of the cells is dark and deep", "the colour of the cells is light"),
+        ("dark", "abundant hyperchromatic nuclei there", "hardly any hyperchromatic nuclei"),
         ("eosin", "collagen and much pink matrix there", "no collagen and no pink there"),
         ("eosin", "abundant pink fibres", "hardly any pink fibres"),
-        (
-            "white",
-            "wide holes and open spaces in the tissue",
-            "compact tissue, no holes there",
-        ),
+        ("eosin", "the matrix is eosinophilic and pink", "the matrix is without eosin"),
+        ("eosin", "fibrous tissue that is pink", "almost no fibrous matrix"),
+        ("eosin", "pink fibrous collagen, much of it", "barely any eosinophilic matrix"),
+        ("eosin", "it is pink, eosinophilic and fibrous", "lacking eosinophilic fibres"),
+        ("white", "wide holes and open spaces in the tissue", "compact tissue, no holes there"),
         ("white", "loose and empty, lumens are many", "solid, lumens are few"),
         ("white", "many wide white lumens there", "no white there, solid and compact"),
+        ("white", "the tissue is loose with wide open holes", "the tissue is solid and compact"),
+        ("white", "lots of fat and wide spaces", "almost no fat and compact"),
+        ("white", "numerous wide empty lumens in loose tissue", "hardly any wide lumens"),
     ],
     "remote sensing": [
         ("trees", "trees are many and big there", "trees are few there"),
         ("trees", "a forest, dense with tall trees", "an area without a forest and trees"),
         ("trees", "leafy and green, canopy cover", "bare, little canopy"),
         ("trees", "lots of big wooded cover", "hardly any wooded cover"),
+        ("trees", "a dense forest of tall leafy trees", "barely any forest"),
+        ("trees", "streets that are leafy and green", "streets without trees on it"),
         ("grass", "sports fields and green lawns in a park", "no lawns, no sports and no park"),
         ("grass", "much green grass there", "little grass there"),
+        ("grass", "the park is green with wide lawns", "there is no park and no lawns"),
+        ("grass", "a green sports park", "hardly any green fields"),
         ("paved", "concrete and asphalt, wide parking", "unpaved, no concrete"),
         ("paved", "a wide parking area of concrete", "an area with little asphalt, unpaved"),
+        ("paved", "roads are wide and the ground is paved", "roads are few and the ground unpaved"),
+        ("paved", "large car parks and wide asphalt roads", "almost no car parks"),
         ("bright", "warehouses with big white roofs there", "dark roofs there, no warehouses"),
+        ("bright", "big bright business buildings", "hardly any business buildings"),
+        ("bright", "the roofs are white and large", "the roofs are dark"),
+        ("bright", "industrial buildings, large and bright", "lacking industrial buildings"),
         ("soil", "dry brown ground, open land", "no dry ground, no brown land"),
         ("soil", "a bare desert, dry soil", "without bare soil and dry grass"),
+        ("soil", "the land is dry, bare and brown", "barely any brown fields"),
+        ("soil", "a construction site on dry soil", "scarcely any desert"),
         ("detail", "crowded with many small houses", "wide open, no houses there"),
         ("detail", "dense small homes, many houses", "large empty land, few houses"),
+        ("detail", "a crowded neighbourhood of small homes", "hardly any family houses"),
+        ("detail", "many small family homes and houses", "open, empty, with few buildings"),
     ],
 }
 
@@ -82,7 +103,7 @@ def known_pairs(domain: str) -> list[tuple[str, str, str]]:
             continue
         for other in STATEMENTS[domain]:
             if list(other.when) == [fact] and low > 0.5 and other.when[fact][1] < 0.5:
-                found += [(fact, a, b) for a in statement.phrases for b in other.phrases]
+                found += [(fact, a, b) for a in statement.sayings for b in other.sayings]
     return found
 
 

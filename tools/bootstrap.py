@@ -39,6 +39,11 @@ PYTHON = SCRIPTS / ("python.exe" if WINDOWS else "python")
 HAS_PYQT5 = not (LINUX and platform.machine() in ("aarch64", "arm64"))
 BINDINGS = ("pyqt5", "pyqt6") if HAS_PYQT5 else ("pyqt6",)
 
+#: Processes that run tests side by side; each takes up to 2 GB.
+WORKERS = 4
+#: pytest's exit code where nothing was collected.
+NO_TESTS = 5
+
 # What Qt, OpenGL and the tests' virtual display load, and the Debian package that has it.
 LIBRARIES = {
     "libEGL.so.1": "libegl1",
@@ -92,7 +97,9 @@ def demo(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Install what the tests need; run all, then those that drive a window on the other Qt."""
+    """Install what the tests need; run those without a window side by side, then those that drive
+    one, on each Qt.
+    """
     missing = system_libraries()
     install(extras=(*BINDINGS, "openslide", "geo"), groups=("test",))
     display: list[str] = []
@@ -102,15 +109,25 @@ def test(arguments: list[str]) -> int:
     if not can_show:
         say("NO DISPLAY and no Xvfb: tests marked gui are left out; see the list above")
     codes = []
-    for number, binding in enumerate(BINDINGS):
-        if number and not can_show:
-            break
-        marker = [] if can_show and not number else ["-m", "gui" if can_show else "not gui"]
-        say(f"pytest {' '.join(marker)} on {binding}".replace("  ", " "))
-        command = [*display, str(PYTHON), "-m", "pytest", *marker, *arguments]
-        codes.append(run(command, test_environment(binding, can_show)))
+    for binding, options in test_runs(can_show, bool(arguments)):
+        say(f"pytest {' '.join(options)} on {binding}")
+        command = [*display, str(PYTHON), "-m", "pytest", *options, *arguments]
+        code = run(command, test_environment(binding, can_show, parallel="-n" in options))
+        # Arguments may choose tests of one kind only.
+        codes.append(0 if arguments and code == NO_TESTS else code)
     # Nothing is printed after this: pytest's summary is the last line.
     return next((code for code in codes if code), 0)
+
+
+def test_runs(can_show: bool, chosen: bool) -> list[tuple[str, list[str]]]:
+    """``(binding, options of pytest)`` of each run.
+
+    A window has keyboard and mouse to itself; all other tests share the cores, unless somebody has
+    ``chosen`` some, who wants to see what they print.
+    """
+    shared = [] if chosen else ["-n", str(min(os.cpu_count() or 1, WORKERS))]
+    runs = [(BINDINGS[0], ["-m", "not gui", *shared])]
+    return runs + [(binding, ["-m", "gui"]) for binding in BINDINGS if can_show]
 
 
 def lint(arguments: list[str]) -> int:
@@ -124,9 +141,12 @@ def lint(arguments: list[str]) -> int:
     return next((code for code in codes if code), 0)
 
 
-def test_environment(binding: str, can_show: bool) -> dict[str, str]:
+def test_environment(binding: str, can_show: bool, parallel: bool = False) -> dict[str, str]:
     """Environment of a pytest run on ``binding``."""
     environment = {**os.environ, "QT_API": binding, "PYTEST_QT_API": binding}
+    if parallel:
+        cores = os.cpu_count() or 1
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // min(cores, WORKERS))))
     if can_show:
         # A test that quietly skips would hide a broken window: see the plugin of that name.
         environment["PYTEST_ADDOPTS"] = (

@@ -150,6 +150,21 @@ def test_each_test_run_names_its_binding_to_napari_and_to_pytest_qt(
     assert bootstrap.test_environment("pyqt5", can_show=False)["PYTEST_ADDOPTS"] == "-x"
 
 
+def test_windows_are_driven_alone_and_on_every_binding_while_other_tests_share_the_cores(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "BINDINGS", ("pyqt5", "pyqt6"))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    windows = [("pyqt5", ["-m", "gui"]), ("pyqt6", ["-m", "gui"])]
+    first = ("pyqt5", ["-m", "not gui", "-n", "2"])
+    assert bootstrap.test_runs(can_show=True, chosen=False) == [first, *windows]
+    assert bootstrap.test_runs(can_show=False, chosen=False) == [first]
+    assert bootstrap.test_runs(can_show=True, chosen=True)[0] == ("pyqt5", ["-m", "not gui"])
+    assert bootstrap.test_environment("pyqt5", True, parallel=True)["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in bootstrap.test_environment("pyqt5", True)
+
+
 def test_a_library_that_no_system_has_counts_as_missing(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,17 +109,17 @@ def test(arguments: list[str]) -> int:
     if not can_show:
         say("NO DISPLAY and no Xvfb: tests marked gui are left out; see the list above")
     codes = []
-    for binding, options in test_runs(can_show, bool(arguments)):
+    for binding, options in runs_of(can_show, bool(arguments)):
         say(f"pytest {' '.join(options)} on {binding}")
         command = [*display, str(PYTHON), "-m", "pytest", *options, *arguments]
-        code = run(command, test_environment(binding, can_show, parallel="-n" in options))
+        code = run(command, environment_of(binding, can_show, parallel="-n" in options))
         # Arguments may choose tests of one kind only.
         codes.append(0 if arguments and code == NO_TESTS else code)
     # Nothing is printed after this: pytest's summary is the last line.
     return next((code for code in codes if code), 0)
 
 
-def test_runs(can_show: bool, chosen: bool) -> list[tuple[str, list[str]]]:
+def runs_of(can_show: bool, chosen: bool) -> list[tuple[str, list[str]]]:
     """``(binding, options of pytest)`` of each run.
 
     A window has keyboard and mouse to itself; all other tests share the cores, unless somebody has
@@ -141,7 +141,7 @@ def lint(arguments: list[str]) -> int:
     return next((code for code in codes if code), 0)
 
 
-def test_environment(binding: str, can_show: bool, parallel: bool = False) -> dict[str, str]:
+def environment_of(binding: str, can_show: bool, parallel: bool = False) -> dict[str, str]:
     """Environment of a pytest run on ``binding``."""
     environment = {**os.environ, "QT_API": binding, "PYTEST_QT_API": binding}
     if parallel:

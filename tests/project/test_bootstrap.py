@@ -144,10 +144,10 @@ def test_each_test_run_names_its_binding_to_napari_and_to_pytest_qt(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTEST_ADDOPTS", "-x")
-    environment = bootstrap.test_environment("pyqt6", can_show=True)
+    environment = bootstrap.environment_of("pyqt6", can_show=True)
     assert environment["QT_API"] == environment["PYTEST_QT_API"] == "pyqt6"
     assert environment["PYTEST_ADDOPTS"] == "-x -p no_gui_skips"
-    assert bootstrap.test_environment("pyqt5", can_show=False)["PYTEST_ADDOPTS"] == "-x"
+    assert bootstrap.environment_of("pyqt5", can_show=False)["PYTEST_ADDOPTS"] == "-x"
 
 
 def test_windows_are_driven_alone_and_on_every_binding_while_other_tests_share_the_cores(
@@ -158,11 +158,11 @@ def test_windows_are_driven_alone_and_on_every_binding_while_other_tests_share_t
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     windows = [("pyqt5", ["-m", "gui"]), ("pyqt6", ["-m", "gui"])]
     first = ("pyqt5", ["-m", "not gui", "-n", "2"])
-    assert bootstrap.test_runs(can_show=True, chosen=False) == [first, *windows]
-    assert bootstrap.test_runs(can_show=False, chosen=False) == [first]
-    assert bootstrap.test_runs(can_show=True, chosen=True)[0] == ("pyqt5", ["-m", "not gui"])
-    assert bootstrap.test_environment("pyqt5", True, parallel=True)["OMP_NUM_THREADS"] == "1"
-    assert "OMP_NUM_THREADS" not in bootstrap.test_environment("pyqt5", True)
+    assert bootstrap.runs_of(can_show=True, chosen=False) == [first, *windows]
+    assert bootstrap.runs_of(can_show=False, chosen=False) == [first]
+    assert bootstrap.runs_of(can_show=True, chosen=True)[0] == ("pyqt5", ["-m", "not gui"])
+    assert bootstrap.environment_of("pyqt5", True, parallel=True)["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in bootstrap.environment_of("pyqt5", True)
 
 
 def test_a_library_that_no_system_has_counts_as_missing(

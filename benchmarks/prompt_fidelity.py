@@ -6,7 +6,10 @@ For every pair both pictures are made with the same seed; the pair counts as rig
 that the prompts are about (share of trees, of nuclei, …: ``napari_ssldiff.text.facts``) is larger
 in the picture that was to have more of it. Guessing gives one half. *Known* pairs are phrases of
 the training captions, *new* ones are sentences that no caption can be, of words that captions
-hold.
+hold. *Regions*: one picture, whose one half is a region with the one prompt and whose root is the
+other; the fact is compared between the halves, a cell beside the border left out. The seam score
+of such pictures (``napari_ssldiff.evaluation.seams``) stands beside that of plain ones of the same
+seeds.
 """
 
 from __future__ import annotations
@@ -22,16 +25,21 @@ from machine import provenance
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_ssldiff.geometry import Region
+from napari_ssldiff.diffusion.presets import PRESETS
+from napari_ssldiff.evaluation.layouts import layout_of
+from napari_ssldiff.evaluation.seams import seam_ratio, seam_score
+from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.models.load import load_bundle
 from napari_ssldiff.models.priors import Words, load_words, prior_for
 from napari_ssldiff.scenes import PixelSize
 from napari_ssldiff.scenes.blank import blank_scene
 from napari_ssldiff.synthesis import Sampler, TileDone, make_request, synthesize
-from napari_ssldiff.synthesis.imagine import Prompt, imagine
+from napari_ssldiff.synthesis.imagine import Prompt, RegionPrompt, imagine
 from napari_ssldiff.text.captions import STATEMENTS, vocabulary, words_of
 from napari_ssldiff.text.facts import facts_of
 
+#: Pictures of each sort whose seams are scored, and pairs that are shown.
+SCORED, SHOWN = 24, 8
 MODELS = {"histology": "demo-histology", "remote sensing": "demo-naip"}
 #: (fact, sentence for more, sentence for less); none of them can come out of captions.
 NEW = {
@@ -123,12 +131,18 @@ def choose(pairs: list[tuple[str, str, str]], count: int, seed: int) -> list[tup
 
 
 def picture(
-    words: Words, bundle: Any, text: str, seed: int, size: int, preset: str
+    words: Words,
+    bundle: Any,
+    text: str,
+    seed: int,
+    size: int,
+    preset: str,
+    regions: tuple[RegionPrompt, ...] = (),
 ) -> NDArray[np.uint8]:
     """``(size, size, 3)`` uint8."""
     spec = bundle.encoder.spec
     cells = -(-size // spec.cell)
-    field = imagine(words, Prompt(text, seed=seed), (cells, cells)).field
+    field = imagine(words, Prompt(text, regions=regions, seed=seed), (cells, cells)).field
     pixel = PixelSize(spec.resolution, spec.resolution, spec.unit)
     image = np.zeros((size, size, 3), np.uint8)
     with blank_scene((size, size), pixel) as scene:
@@ -153,45 +167,111 @@ def share(right: NDArray[np.bool_], seed: int = 0) -> dict[str, Any]:
     }
 
 
+def halves(
+    words: Words, bundle: Any, pair: tuple[str, str, str], seed: int, size: int, preset: str
+) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
+    """A picture of a region prompt over a root, and its halves: that for more, that for less.
+
+    By turns the region is the left or the right half, and is to have more or less.
+    """
+    _, more, less = pair
+    left, rich, cell = seed % 2 == 0, seed % 4 < 2, bundle.encoder.spec.cell
+    inside, outside = (more, less) if rich else (less, more)
+    middle = size // 2
+    box = Box(0, 0 if left else middle, size, middle)
+    image = picture(
+        words, bundle, outside, seed, size, preset, (RegionPrompt(Region.from_box(box), inside),)
+    )
+    parts = [image[:, : middle - cell], image[:, middle + cell :]]
+    return image, parts if left == rich else parts[::-1]
+
+
+def seams(images: list[NDArray[np.uint8]], spec: Any, size: int, preset: str) -> Any:
+    """Seam score at the lines of a preset's windows and tiles."""
+    lines = layout_of(PRESETS[preset], spec, size).lines
+    ratio = seam_ratio(images, (lines, lines), spec.latent_factor, np.random.default_rng(0))
+    score = seam_score(ratio) if ratio else None
+    return score and {"value": round(score.value, 4), "interval": score.interval}
+
+
+def row_of(pair: tuple[str, str, str], values: list[float]) -> dict[str, Any]:
+    """One pair: values where more and where less was asked for."""
+    fact, more, less = pair
+    return {
+        "fact": fact, "more": more, "less": less,
+        "values": [round(v, 4) for v in values], "right": values[0] > values[1],
+    }  # fmt: skip
+
+
+def whole_pictures(
+    words: Words, bundle: Any, pairs: list[tuple[str, str, str]], options: argparse.Namespace
+) -> tuple[list[dict[str, Any]], list[NDArray[np.uint8]]]:
+    """A row for every pair of pictures, and the first pairs to look at."""
+    rows, shown = [], []
+    for n, pair in enumerate(pairs):
+        made = [
+            picture(words, bundle, text, 1000 + n, options.size, options.preset)
+            for text in pair[1:]
+        ]
+        rows.append(row_of(pair, [facts_of(image, bundle.card.domain)[pair[0]] for image in made]))
+        if n < SHOWN:
+            shown.append(np.concatenate(made, 1))
+    return rows, shown
+
+
+def region_pictures(
+    words: Words, bundle: Any, pairs: list[tuple[str, str, str]], options: argparse.Namespace
+) -> tuple[list[dict[str, Any]], list[NDArray[np.uint8]], dict[str, Any]]:
+    """A row for every pair inside one picture, pictures, and seam scores with and without."""
+    rows, bordered, plain = [], [], []
+    for n, pair in enumerate(pairs):
+        seed = 3000 + n
+        image, parts = halves(words, bundle, pair, seed, options.size, options.preset)
+        rows.append(row_of(pair, [facts_of(part, bundle.card.domain)[pair[0]] for part in parts]))
+        if n < SCORED:
+            bordered.append(image)
+            text = pair[1 + n % 2]
+            plain.append(picture(words, bundle, text, seed, options.size, options.preset))
+    scores = {
+        name: seams(images, bundle.spec, options.size, options.preset)
+        for name, images in (("seam_with_border", bordered), ("seam_plain", plain))
+    }
+    return rows, bordered[:SHOWN], scores
+
+
 def measure(domain: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Known and new pairs of one domain."""
+    """All kinds of pairs of one domain."""
     bundle = load_bundle(MODELS[domain], options.device)
     words = load_words(prior_for(bundle.encoder.spec.id), options.device)
     for _, more, less in NEW[domain]:
         unknown = set(words_of(f"{more} {less}")) - vocabulary(domain)
         assert not unknown, f"not in the captions: {unknown}"
     found: dict[str, Any] = {}
-    shown = []
-    kinds = {"known": known_pairs(domain), "new": NEW[domain]}
-    for kind, pairs in ((kind, kinds[kind]) for kind in options.kinds):
-        rows = []
-        for n, (fact, more, less) in enumerate(choose(pairs, options.pairs, 0)):
-            made = [
-                picture(words, bundle, text, 1000 + n, options.size, options.preset)
-                for text in (more, less)
-            ]
-            values = [facts_of(image, domain)[fact] for image in made]
-            rows.append(
-                {"fact": fact, "more": more, "less": less,
-                 "values": [round(v, 4) for v in values], "right": values[0] > values[1]}
-            )  # fmt: skip
-            if n < 8:
-                shown.append(np.concatenate(made, 1))
+    sheets = []
+    for kind in options.kinds:
+        pairs = NEW[domain] if kind == "new" else known_pairs(domain)
+        chosen, scores = choose(pairs, options.pairs, 0), {}
+        if kind == "regions":
+            rows, shown, scores = region_pictures(words, bundle, chosen, options)
+        else:
+            rows, shown = whole_pictures(words, bundle, chosen, options)
         right = np.array([row["right"] for row in rows])
         by_fact = {
             fact: share(np.array([r["right"] for r in rows if r["fact"] == fact]))
             for fact in sorted({row["fact"] for row in rows})
         }
-        found[kind] = {**share(right), "by_fact": by_fact, "rows": rows}
-        print(domain, kind, found[kind]["value"], found[kind]["interval"], flush=True)
+        found[kind] = {**share(right), **scores, "by_fact": by_fact, "rows": rows}
+        print(domain, kind, found[kind]["value"], found[kind]["interval"], scores, flush=True)
+        sheets.append((kind, shown))
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
-        half = len(shown) // 2
-        sheet = np.concatenate([np.concatenate(shown[:half]), np.concatenate(shown[half:])], 1)
-        name = domain.replace(" ", "-")
-        Image.fromarray(sheet).resize((1024, sheet.shape[0] * 1024 // sheet.shape[1])).save(
-            options.pictures / f"{name}.png"
-        )
+        for kind, shown in sheets:
+            half = len(shown) // 2
+            sheet = np.concatenate([np.concatenate(shown[:half]), np.concatenate(shown[half:])], 1)
+            name = f"{domain.replace(' ', '-')}-{kind}"
+            Image.fromarray(sheet).resize((1024, sheet.shape[0] * 1024 // sheet.shape[1])).save(
+                options.pictures / f"{name}.png"
+            )
     return found
 
 
@@ -200,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--domains", nargs="+", default=list(MODELS))
-    parser.add_argument("--kinds", nargs="+", default=["known", "new"])
+    parser.add_argument("--kinds", nargs="+", default=["known", "new", "regions"])
     parser.add_argument("--pairs", type=int, default=100, help="of each kind, per domain")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--preset", default="draft")

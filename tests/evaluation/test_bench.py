@@ -40,7 +40,8 @@ from napari_ssldiff.evaluation.layouts import (
     layout_of,
 )
 from napari_ssldiff.geometry import Box
-from napari_ssldiff.models.load import ModelBundle, _stock
+from napari_ssldiff.models import parts
+from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.models.random_weights import has_random_weights, random_bundle, shape_card
 
 SCHEDULE = {
@@ -349,8 +350,8 @@ def test_pictures_of_random_weights_are_not_judged(tiny_folder: Path) -> None:
 def test_the_packaged_shape_is_the_papers() -> None:
     card = shape_card("paper-brca-20x")
     with torch.device("meta"):
-        unet = _stock(card.parts["denoiser"])
-        vae = _stock(card.parts["autoencoder"])
+        unet = parts.network(card.parts["denoiser"])
+        vae = parts.network(card.parts["autoencoder"])
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(400.9e6, rel=1e-3)
     assert sum(p.numel() for p in vae.parameters()) == pytest.approx(55.3e6, rel=1e-2)
     assert card.window // card.parts["autoencoder"]["factor"] == 64

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from napari_ssldiff.diffusion.decode import decode, encode
 from napari_ssldiff.diffusion.presets import PRESETS
-from napari_ssldiff.embeddings.encoder import NetworkEncoder
+from napari_ssldiff.embeddings.encoder import Encoder
 from napari_ssldiff.embeddings.extract import grid_scale, read_grid
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.evaluation.regions import Tile, cells_of, read_tiles
@@ -175,7 +175,7 @@ def synthesise_tiles(
 
 def measure(bundle: ModelBundle, pieces: Sequence[Piece]) -> dict[str, list[Measured]]:
     """Embeddings of the pieces' cells, in the conditioning space and the evaluation encoder's."""
-    encoders: dict[str, NetworkEncoder] = {
+    encoders: dict[str, Encoder] = {
         "conditioning": bundle.encoder,
         "encoder-eval": bundle.evaluation_encoder,
     }

@@ -16,14 +16,12 @@ from torch import nn
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.text.captions import Captions
 from napari_ssldiff.text.facts import fact_map, fact_names
+from napari_ssldiff.text.pictures import THUMB, small_picture
 from napari_ssldiff.training.augment import jitter_light, jitter_stain, symmetry
 from napari_ssldiff.training.data import ImageSet
 from napari_ssldiff.training.runtime import Runtime
 from napari_ssldiff.training.samples import embed_cells
 from napari_ssldiff.training.state import read_tensors, write_tensors
-
-#: Edge of the small picture of a cell, in pixels.
-THUMB = 16
 
 
 @dataclass(frozen=True)
@@ -179,9 +177,8 @@ def _meaning(x: torch.Tensor, encoder: nn.Module, cell: int, domain: str, label:
     vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
     cropped = x[:, : rows * cell, : columns * cell].permute(1, 2, 0).cpu().numpy()
     pixels = (cropped * 255).round().astype(np.uint8)
-    size = (columns * THUMB, rows * THUMB)
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
-    return Meaning(vectors.astype(np.float32), fact_map(pixels, domain, cell), small, label)
+    facts, small = fact_map(pixels, domain, cell), small_picture(pixels, cell)
+    return Meaning(vectors.astype(np.float32), facts, small, label)
 
 
 def save(path: Path, meanings: Sequence[Meaning]) -> None:

@@ -21,6 +21,7 @@ from napari_ssldiff.models.load import load_encoder
 from napari_ssldiff.models.registry import get_card
 from napari_ssldiff.text.captions import Captions
 from napari_ssldiff.text.facts import fact_names
+from napari_ssldiff.text.pictures import THUMB
 from napari_ssldiff.training import meanings as m
 from napari_ssldiff.training import prior as prior_room
 from napari_ssldiff.training import text as text_room
@@ -203,7 +204,7 @@ class Worded:
             width = int(self.card(domain).parts["encoder"]["width"])
             vectors = rng.normal(size=(side, side, width)).astype(np.float32)
             facts = rng.random((side, side, len(fact_names(subject)))).astype(np.float32)
-            edge = side * m.THUMB
+            edge = side * THUMB
             picture = rng.integers(0, 256, (edge, edge, 3), np.uint8)
             found = m.Areas([m.Meaning(vectors, facts, picture)])
             made[subject] = (found, m.captions_of(subject, found, side // 2, 64))

@@ -123,8 +123,8 @@ def read_prior(path: Path) -> PriorCard:
         condition = dict(data.get("condition", {"kind": "text"}))
         if condition.get("kind") not in ("text", "csv"):
             raise ModelError(
-                f"the card {path} is of a prior conditioned on {condition.get('kind')!r}, which this "
-                "version does not know: text and csv are known"
+                f"the card {path} is of a prior conditioned on {condition.get('kind')!r}: this "
+                "version knows text and csv"
             )
         if condition["kind"] == "csv":
             Columns.from_list(condition["columns"])
@@ -151,21 +151,34 @@ def read_prior(path: Path) -> PriorCard:
         raise ModelError(f"cannot read the card {path}: {said}") from None
 
 
-def list_priors() -> list[PriorCard]:
-    """Cards of all installed priors, bundled ones first."""
-    folders = (BUNDLED, cache_dir() / "models")
+def list_priors(beside: Path | None = None) -> list[PriorCard]:
+    """Cards of all installed priors, bundled ones first; before them those beside a model.
+
+    Parameters
+    ----------
+    beside
+        Folder of a model that need not be installed.
+    """
+    folders = [BUNDLED.resolve(), (cache_dir() / "models").resolve()]
+    if beside is not None and beside.resolve().parent not in folders:
+        folders.insert(0, beside.resolve().parent)
     return [read_prior(p) for f in folders for p in sorted(f.glob(f"*/{FILE}"))]
 
 
-def prior_for(encoder: str, kind: PriorKind = "text") -> PriorCard:
+def prior_for(encoder: str, kind: PriorKind = "text", beside: Path | None = None) -> PriorCard:
     """The prior that makes fields of an encoder from conditions of a kind.
+
+    Parameters
+    ----------
+    beside
+        As for :func:`list_priors`.
 
     Raises
     ------
     InputError
         If there is none, naming what the encoder's own priors take, or which encoders have one.
     """
-    found = list_priors()
+    found = list_priors(beside)
     own = [card for card in found if card.encoder == encoder]
     for card in own:
         if card.kind == kind:
@@ -177,7 +190,9 @@ def prior_for(encoder: str, kind: PriorKind = "text") -> PriorCard:
     if own:
         asked = "words" if kind == "text" else "numbers"
         told = "; ".join(f"{card.id} takes {card.takes}" for card in own)
-        raise InputError(f"no prior makes fields of the encoder {encoder} from {asked}: {told}. {how}")
+        raise InputError(
+            f"no prior makes fields of the encoder {encoder} from {asked}: {told}. {how}"
+        )
     have = ", ".join(card.encoder for card in found if card.kind == kind) or "none"
     raise InputError(
         f"no prior makes fields of the encoder {encoder} (there are priors for: {have}): {how}"
@@ -249,9 +264,7 @@ def load_words(card: PriorCard, device: str = "auto") -> Words:
     return Words(card, prior, _text_encoder(card, folder, prior.condition_width, where))
 
 
-def _text_encoder(
-    card: PriorCard, folder: Path, width: int, device: torch.device
-) -> TextEncoder:
+def _text_encoder(card: PriorCard, folder: Path, width: int, device: torch.device) -> TextEncoder:
     """The encoder that a card names, if it is the one that the prior was trained with."""
     from napari_ssldiff.text.encoder import load_text_encoder
 
@@ -264,7 +277,7 @@ def _text_encoder(
     wanted = card.condition.get("sha256")
     if wanted is not None and text.digest != wanted:
         raise ModelError(
-            f"the text encoder {text.name} has other weights than the one that {card.id} was trained "
-            "with: bring that one, or train the prior again"
+            f"the text encoder {text.name} has other weights than the one that {card.id} was "
+            "trained with: bring that one, or train the prior again"
         )
     return text

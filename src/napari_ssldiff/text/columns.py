@@ -206,8 +206,8 @@ def read_row(path: Path, key: str) -> dict[str, float]:
         near = difflib.get_close_matches(key, list(table.rows), n=2)
         hint = f", near: {', '.join(near)}" if near else ""
         raise InputError(
-            f"the table {path} has no row {key!r}: name one of its {len(table.rows)} by its path or "
-            f"by a number from 1{hint}"
+            f"the table {path} has no row {key!r}: name one of its {len(table.rows)} by its path "
+            f"or by a number from 1{hint}"
         )
     return {n: float(v) for n, v in zip(table.names, row, strict=True) if not np.isnan(v)}
 

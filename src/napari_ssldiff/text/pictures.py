@@ -58,8 +58,8 @@ def read_squares(reference: Reference, pixel: PixelSize, cell: int, window: int)
         )
     if not scene.box.contains(bounds):
         raise InputError(
-            f"the reference region {bounds.x},{bounds.y},{bounds.w},{bounds.h} leaves {scene.name}, "
-            f"which is {scene.shape[1]} × {scene.shape[0]} pixels"
+            f"the reference region {bounds.x},{bounds.y},{bounds.w},{bounds.h} leaves "
+            f"{scene.name}, which is {scene.shape[1]} × {scene.shape[0]} pixels"
         )
     sy, sx = (1.0, 1.0) if own.unit == "pixel" else (pixel.y / own.y, pixel.x / own.x)
     # Half a pixel of the model is no reason to lose a row of cells.

@@ -23,7 +23,6 @@ from machine import provenance
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from napari_ssldiff.export.overlay_store import OverlayStore
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.models import get_card, load_bundle
 from napari_ssldiff.models.priors import load_words, read_prior
@@ -65,17 +64,18 @@ def write_table(worded: Worded, path: Path) -> dict[str, list[float]]:
 def picture(field: Any, bundle: Any, seed: int) -> NDArray[np.uint8]:
     """A field drawn by the pixel model's student."""
     spec = bundle.encoder.spec
-    size = PixelSize(spec.resolution, spec.resolution, spec.unit)
+    pixel = PixelSize(spec.resolution, spec.resolution, spec.unit)
     shape = (field.shape[0] * spec.cell, field.shape[1] * spec.cell)
-    with blank_scene(shape, size) as scene, OverlayStore(scene.shape) as store:
+    image = np.zeros((*shape, 3), np.uint8)
+    with blank_scene(shape, pixel) as scene:
         request = make_request(
             scene, Region.from_box(scene.box), bundle, Sampler(preset="draft", seed=seed),
             field=field, grid="model",
         )  # fmt: skip
         for event in synthesize(request, bundle=bundle, scene=scene):
             if isinstance(event, TileDone):
-                store.write(event.box, event.pixels)
-        return store.read(scene.box)[..., :3]
+                image[event.box.slices] = event.pixels[..., :3]
+    return image
 
 
 def nearest(field: NDArray[np.float32], worded: Worded, fact: int) -> float:

@@ -167,11 +167,12 @@ class EngineBackend:
 
     def choices(self, model_id: str) -> Choices:
         """What the model's priors take; loads no torch."""
-        from napari_ssldiff.models import get_card
         from napari_ssldiff.models.priors import list_priors
         from napari_ssldiff.text.captions import classes
 
-        card = get_card(model_id)
+        card: Any = next((card for card in self.models() if card.id == model_id), None)
+        if card is None:
+            return Choices()
         own = [p for p in list_priors(card.folder) if p.encoder == card.encoder_id()]
         worded = next((p for p in own if p.kind == "text"), None)
         numbered = next((p.columns for p in own if p.columns is not None), None)

@@ -64,6 +64,25 @@ def references(regions: RegionBook, scene: Scene | None) -> Pictures:
     return Pictures(tuple(Reference(scene, region) for region in regions.chosen()))
 
 
+def prompt_of(session: Session, text: str = "", parts: Sequence[RegionPrompt] = ()) -> Prompt:
+    """A prompt of the session's: its words or another condition, or ``text`` in their place.
+
+    Raises
+    ------
+    InputError
+        If there is neither.
+    """
+    words = session.wording
+    condition = None if text else words.condition
+    text = text or (words.prompt if condition is None else "")
+    if condition is None and not text.strip():
+        raise InputError("the prompt is empty: describe what the image shall show")
+    return Prompt(
+        text, words.negative, tuple(parts), seed=session.parameters.seed, guidance=words.guidance,
+        condition=condition,
+    )  # fmt: skip
+
+
 def prompts_for(
     target: Target, session: Session, regions: RegionBook, scene: Scene
 ) -> list[tuple[Region, Prompt]]:
@@ -77,21 +96,9 @@ def prompts_for(
     InputError
         If there is no prompt, or no region where regions are to be filled.
     """
-    words, seed = session.wording, session.parameters.seed
-
-    def prompt(text: str, parts: Sequence[RegionPrompt] = ()) -> Prompt:
-        condition = None if text else words.condition
-        text = text or (words.prompt if condition is None else "")
-        if condition is None and not text.strip():
-            raise InputError("the prompt is empty: describe what the image shall show")
-        return Prompt(
-            text, words.negative, tuple(parts), seed=seed, guidance=words.guidance,
-            condition=condition,
-        )  # fmt: skip
-
     own = [(row.region, row.prompt) for row in regions.rows() if row.region is not None]
     if target == "regions":
         by_region = {region.vertices: text for region, text in own}
-        return [(r, prompt(by_region[r.vertices])) for r in regions.chosen()]
+        return [(r, prompt_of(session, by_region[r.vertices])) for r in regions.chosen()]
     parts = [RegionPrompt(region, text) for region, text in own if text]
-    return [(Region.from_box(scene.box), prompt("", parts))]
+    return [(Region.from_box(scene.box), prompt_of(session, parts=parts))]

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_ssldiff.errors import InputError, SSLDiffError
-from napari_ssldiff.text.columns import Column, parse_numbers
+from napari_ssldiff.text.columns import Column
 from napari_ssldiff.text.conditions import ClassLabel, Condition, Numbers, Pictures
 from napari_ssldiff.viewer.backend import Choices
 from napari_ssldiff.viewer.panels.layout import button, form, narrow
@@ -116,10 +116,7 @@ class ConditionBox(QWidget):
             given = {n: e.text().strip() for n, e in self.fields.items() if e.text().strip()}
             if not given:
                 raise InputError("there is no number: give at least one")
-            values: dict[str, float] = {}
-            for name, text in given.items():
-                values |= parse_numbers(f"{name}={text.replace(',', '.')}")
-            return Numbers(values)
+            return Numbers({name: _number(name, text) for name, text in given.items()})
         return None
 
     def take(self) -> None:
@@ -165,3 +162,10 @@ class ConditionBox(QWidget):
         if self._like is None:
             self.taken.setText("choose regions, then")
         self.changed.emit()
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        raise InputError(f"{name} must be a number, got {text!r}") from None

@@ -61,10 +61,10 @@ class ConvStem(nn.Module):
 
 def _layers(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options for timm: lists become tuples, and layers are looked up by their names."""
-    from timm import layers
+    from timm.layers.mlp import SwiGLUPacked
 
     known: dict[str, dict[str, Any]] = {
-        "mlp_layer": {"SwiGLUPacked": layers.SwiGLUPacked},
+        "mlp_layer": {"SwiGLUPacked": SwiGLUPacked},
         "act_layer": {"SiLU": nn.SiLU, "GELU": nn.GELU},
         "embed_layer": {"ConvStem": ConvStem},
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models.convert.encoders import ENCODER
 from napari_ssldiff.models.convert.layout import Converted, Layout
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUTS", "Converted", "Layout", "convert", "layout_of"]
 
 #: All that is known, asked in this order.
-LAYOUTS: tuple[Layout, ...] = ()
+LAYOUTS: tuple[Layout, ...] = (ENCODER,)
 
 
 def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:

@@ -1,4 +1,4 @@
-"""From card files to model cards: components that are named are put in, variants are spelled out."""
+"""From card files to model cards: components are put in, variants spelled out."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from torch import nn
 from napari_ssldiff.diffusion.autoencoder import BORDER, Autoencoder
 from napari_ssldiff.diffusion.bundle import ModelSpec
 from napari_ssldiff.diffusion.conditioning import TokenProjection
+from napari_ssldiff.diffusion.projections import VectorProjection
 from napari_ssldiff.errors import ModelError
 
 Part = Mapping[str, Any]
@@ -58,8 +59,12 @@ def _grid(part: Part, spec: ModelSpec) -> nn.Module:
     )
 
 
+def _lrdm(part: Part, spec: ModelSpec) -> nn.Module:
+    return VectorProjection(spec.token_width, int(part["context"]), bool(part.get("region", False)))
+
+
 #: Kinds of conditioning, each an ``nn.Module`` that :class:`Projects` describes.
-PROJECTIONS: dict[str, Callable[[Part, ModelSpec], nn.Module]] = {"grid": _grid}
+PROJECTIONS: dict[str, Callable[[Part, ModelSpec], nn.Module]] = {"grid": _grid, "lrdm": _lrdm}
 
 
 def projection(part: Part, spec: ModelSpec) -> nn.Module:

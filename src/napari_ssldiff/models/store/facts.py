@@ -112,6 +112,17 @@ def consent(entry: Entry, size: int | None = None) -> list[str]:
     return lines
 
 
+def lacking(entry: Entry) -> list[str]:
+    """Components that an installed model names and that are not installed, with the way to each."""
+    from napari_ssldiff.models.resolve import cards_of
+
+    if entry.kind != "model":
+        return []
+    parts = cards_of(entry)[0].parts
+    found = (parts[name].get("absent") for name in ("autoencoder", "encoder"))
+    return [str(why) for why in found if why]
+
+
 def explain(entry: Entry, state: str) -> list[str]:
     """All of a card in plain words."""
     data = entry.data

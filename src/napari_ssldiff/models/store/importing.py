@@ -72,7 +72,9 @@ def import_model(
     need(models_dir(), 2.2 * _size(path), f"the import of {path.name}")
     with aside() as folder:
         work.progress("reading", 0, 1)
-        checkpoint = read_checkpoint(path, folder / "scratch", check=work.check)
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        checkpoint = read_checkpoint(path, scratch, check=work.check)
         work.progress("reading", 1, 1)
         entry = entry or _guessed(checkpoint)
         trusted = is_known(entry, checkpoint, origin)

@@ -243,7 +243,7 @@ def _assemble(card: ModelCard, where: torch.device, fill: Fill) -> ModelBundle:
         schedule=dict(card.parts["scheduler"]),
         student=StudentSpec(int(student["steps"]), float(student["guidance"])) if student else None,
     )
-    autoencoder = parts.autoencoder(vae, spec)
+    autoencoder = parts.autoencoder(vae)
     fill(card, autoencoder, vae["weights"])
     network = parts.network(unet)
     fill(card, network, unet["weights"])

@@ -12,6 +12,7 @@ from napari_ssldiff.diffusion.autoencoder import BORDER, Autoencoder
 from napari_ssldiff.diffusion.bundle import ModelSpec
 from napari_ssldiff.diffusion.conditioning import TokenProjection
 from napari_ssldiff.diffusion.pixcell import PixCellNetwork, PixCellProjection
+from napari_ssldiff.diffusion.projections import VectorProjection
 from napari_ssldiff.diffusion.zoomldm import ZoomProjection
 from napari_ssldiff.errors import ModelError
 
@@ -62,6 +63,10 @@ def _grid(part: Part, spec: ModelSpec) -> nn.Module:
     )
 
 
+def _lrdm(part: Part, spec: ModelSpec) -> nn.Module:
+    return VectorProjection(spec.token_width, int(part["context"]), bool(part.get("region", False)))
+
+
 def _pixcell(part: Part, spec: ModelSpec) -> nn.Module:
     return PixCellProjection(spec.tokens, spec.token_width, float(part["scale"]))
 
@@ -81,6 +86,7 @@ def _zoomldm(part: Part, spec: ModelSpec) -> nn.Module:
 #: Kinds of conditioning, each an ``nn.Module`` that :class:`Projects` describes.
 PROJECTIONS: dict[str, Callable[[Part, ModelSpec], nn.Module]] = {
     "grid": _grid,
+    "lrdm": _lrdm,
     "pixcell": _pixcell,
     "zoomldm": _zoomldm,
 }

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_ssldiff.errors import ModelError
-from napari_ssldiff.models.convert.layout import Converted, Layout
+from napari_ssldiff.models.convert.folder import DIFFUSERS
+from napari_ssldiff.models.convert.layout import Converted, Layout, check_parts
+from napari_ssldiff.models.convert.ldm import LRDM
+from napari_ssldiff.models.convert.pixcell import PIXART_ORIGINAL, PIXCELL_DIFFUSERS
+from napari_ssldiff.models.convert.zoomldm import ZOOMLDM
 
 if TYPE_CHECKING:
     from napari_ssldiff.models.card import ModelCard
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUTS", "Converted", "Layout", "convert", "layout_of"]
 
 #: All that is known, asked in this order.
-LAYOUTS: tuple[Layout, ...] = ()
+LAYOUTS: tuple[Layout, ...] = (LRDM, ZOOMLDM, PIXCELL_DIFFUSERS, PIXART_ORIGINAL, DIFFUSERS)
 
 
 def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:
@@ -48,4 +52,6 @@ def convert(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> Converted:
         If the layout is unknown, or tensors are missing, left over, or of another shape than the
         card's modules: the first ten are named.
     """
-    return layout_of(tensors).convert(tensors, card)
+    converted = layout_of(tensors).convert(tensors, card)
+    check_parts(converted, card)
+    return converted

@@ -19,7 +19,7 @@ def random_tensors(
     width: int, depth: int, size: int, tokens: int, caption: int, channels: int = 16,
     scale: float = 1.0, seed: int = 0,
 ) -> Tensors:  # fmt: skip
-    """A checkpoint of ``depth`` blocks of ``width`` for latents ``size`` × ``size``, patches of 2."""
+    """A checkpoint: ``depth`` blocks of ``width``, latents ``size`` × ``size``, patches of 2."""
     generator = torch.Generator().manual_seed(seed)
     out: Tensors = {}
 

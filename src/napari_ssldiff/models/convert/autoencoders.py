@@ -1,4 +1,4 @@
-"""Autoencoders of diffusers, as :class:`~napari_ssldiff.diffusion.autoencoder.Autoencoder` has them."""
+"""diffusers' autoencoders, as the engine's own class has them."""
 
 from __future__ import annotations
 

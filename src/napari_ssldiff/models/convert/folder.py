@@ -1,4 +1,4 @@
-"""Folders in diffusers' own names: ``unet/``, ``vae/`` and ``conditioning/``, or one autoencoder."""
+"""Folders in diffusers' own names: ``unet/``, ``vae/``, ``conditioning/``; or an autoencoder."""
 
 from __future__ import annotations
 

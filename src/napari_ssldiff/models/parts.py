@@ -35,7 +35,15 @@ def stock(part: Part) -> nn.Module:
 
 
 def autoencoder(part: Part) -> Autoencoder:
-    """The autoencoder of a card, without weights."""
+    """The autoencoder of a card, without weights.
+
+    Raises
+    ------
+    ModelError
+        If it is a component that is not installed.
+    """
+    if "absent" in part:
+        raise ModelError(str(part["absent"]))
     return Autoencoder(
         stock(part),
         int(part.get("patch", 1)),

@@ -18,7 +18,7 @@ from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard, read_card
 from napari_ssldiff.models.convert import Converted, convert, layout_of
 from napari_ssldiff.models.convert.autoencoders import stock_autoencoder
-from napari_ssldiff.models.convert.folder import differences
+from napari_ssldiff.models.convert.folder import check_configs, differences
 from napari_ssldiff.models.convert.pixcell import pixart_tensors
 from napari_ssldiff.models.load import model_spec
 
@@ -207,6 +207,16 @@ def test_a_folders_configuration_is_compared_with_the_cards() -> None:
         "interpolation_scale is 1 there and 0.5 in the card",
         "num_layers is 12 there and 28 in the card",
     ]
+
+
+def test_a_folder_of_another_network_is_refused_before_its_tensors_are() -> None:
+    card = read_card(CATALOGUE / "pixcell-256.yaml")
+    config = {**card.parts["denoiser"]["config"], "interpolation_scale": 1}
+    configs = {"transformer": config, "vae": {"latent_channels": 4}, "": {"_class_name": "X"}}
+    with pytest.raises(ModelError, match=r"transformer/config\.json .* interpolation_scale is 1"):
+        check_configs(configs, card, ["denoiser", "conditioning"])
+    configs["transformer"] = card.parts["denoiser"]["config"]
+    check_configs(configs, card, ["denoiser", "conditioning"])
 
 
 @pytest.mark.parametrize(("name", "count"), [("pixcell-256", 1), ("pixcell-1024", 16)])

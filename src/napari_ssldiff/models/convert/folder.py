@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.convert.autoencoders import stock_autoencoder
 from napari_ssldiff.models.convert.layout import Converted, Layout, Tensors
 
+#: A folder's component → the part of a card that it fills.
+_PARTS = {"unet": "denoiser", "transformer": "denoiser", "vae": "autoencoder"}
 #: What belongs to a saved network and changes nothing of what it computes.
 _NOTES = ("force_upcast", "sample_size")
 
@@ -38,6 +40,34 @@ def differences(config: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[
         theirs, ours = _plain(config[key]), _plain(own[key])
         if theirs != ours:
             yield f"{key} is {theirs!r} there and {ours!r} in the card"
+
+
+def check_configs(configs: Mapping[str, Any], card: ModelCard, wanted: Sequence[str]) -> None:
+    """Refuse a folder whose networks are built otherwise than the card's.
+
+    Parameters
+    ----------
+    configs
+        Component → what its ``config.json`` holds; ``""`` is the folder itself.
+    wanted
+        Parts that are taken from it.
+
+    Raises
+    ------
+    ModelError
+        Naming the first differences.
+    """
+    for name, config in configs.items():
+        part = _PARTS.get(name) or (wanted[0] if name == "" and len(wanted) == 1 else None)
+        if part not in wanted or "class" not in card.parts[part]:
+            continue
+        found = list(differences(config, card.parts[part]))
+        if found:
+            where = f"{name}/config.json" if name else "config.json"
+            raise ModelError(
+                f"{where} is of another network than the {part} of {card.id}: "
+                f"{'; '.join(found[:5])}"
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -60,13 +60,16 @@ def _own_folder(tensors: Tensors, card: ModelCard) -> Converted:
     network = {k: v for k, v in network.items() if not k.startswith("vae.")}
     null, places = network.pop(_NULL), network.pop(_PLACES, None)
     out = _parts(network, null, places)
-    vae = component(tensors, "vae")
-    if vae:
-        out["autoencoder"] = stock_autoencoder(vae, card.parts["autoencoder"])
+    vae, part = component(tensors, "vae"), card.parts["autoencoder"]
+    unused: tuple[str, ...] = ()
+    if vae and "absent" in part:  # the card names a component, which is installed on its own
+        unused = tuple(f"vae.{name}" for name in vae)
+    elif vae:
+        out["autoencoder"] = stock_autoencoder(vae, part)
     strange = sorted(k for k in tensors if prefix and not k.startswith((prefix, "vae.")))
     if strange:
         raise ModelError(f"the folder has tensors that nothing needs: {', '.join(strange[:10])}")
-    return Converted(out)
+    return Converted(out, unused)
 
 
 def pixart_tensors(tensors: Tensors) -> dict[str, torch.Tensor]:

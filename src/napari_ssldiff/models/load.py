@@ -249,7 +249,7 @@ def model_spec(card: ModelCard) -> ModelSpec:
 def _assemble(card: ModelCard, where: torch.device, fill: Fill) -> ModelBundle:
     student, spec = card.parts.get("student"), model_spec(card)
     vae, unet, tokens = (card.parts[k] for k in ("autoencoder", "denoiser", "conditioning"))
-    autoencoder = parts.autoencoder(vae, spec)
+    autoencoder = parts.autoencoder(vae)
     fill(card, autoencoder, vae["weights"])
     network = parts.network(unet)
     fill(card, network, unet["weights"])

@@ -77,3 +77,15 @@ def small_checkpoint(shapes: Any) -> Callable[[bool], dict[str, torch.Tensor]]:
         return {**shapes.random_tensors(wanted), **shapes.schedule_buffers()}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def plain_pixart() -> Any:
+    """PixArt's transformer, written out in plain torch."""
+    return load_plain("plain_pixart")
+
+
+@pytest.fixture(scope="session")
+def plain_zoomldm() -> Any:
+    """ZoomLDM's condition transformer, written out in plain torch."""
+    return load_plain("plain_zoomldm")

@@ -45,7 +45,7 @@ def converted(checkpoint: dict[str, torch.Tensor], card: ModelCard) -> Converted
 def load(card: ModelCard, converted: Converted, part: str) -> Any:
     spec = model_spec(card)
     make = {"denoiser": lambda p: parts.network(p),
-            "autoencoder": lambda p: parts.autoencoder(p, spec),
+            "autoencoder": parts.autoencoder,
             "conditioning": lambda p: parts.projection(p, spec)}[part]  # fmt: skip
     module = make(card.parts[part])
     module.load_state_dict(converted.parts[part])

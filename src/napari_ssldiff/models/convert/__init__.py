@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models.convert.folder import DIFFUSERS
 from napari_ssldiff.models.convert.layout import Converted, Layout, check_parts
 from napari_ssldiff.models.convert.ldm import LRDM
+from napari_ssldiff.models.convert.pixcell import PIXART_ORIGINAL, PIXCELL_DIFFUSERS
+from napari_ssldiff.models.convert.zoomldm import ZOOMLDM
 
 if TYPE_CHECKING:
     from napari_ssldiff.models.card import ModelCard
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUTS", "Converted", "Layout", "convert", "layout_of"]
 
 #: All that is known, asked in this order.
-LAYOUTS: tuple[Layout, ...] = (LRDM,)
+LAYOUTS: tuple[Layout, ...] = (LRDM, ZOOMLDM, PIXCELL_DIFFUSERS, PIXART_ORIGINAL, DIFFUSERS)
 
 
 def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:

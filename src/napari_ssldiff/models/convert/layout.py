@@ -82,12 +82,11 @@ def check_parts(converted: Converted, card: ModelCard) -> None:
     ModelError
         As :func:`check_fit`.
     """
-    spec = model_spec(card)
     with torch.device("meta"):  # shapes only: nothing is allocated
         modules = {
-            "autoencoder": lambda: parts.autoencoder(card.parts["autoencoder"], spec),
+            "autoencoder": lambda: parts.autoencoder(card.parts["autoencoder"]),
             "denoiser": lambda: parts.network(card.parts["denoiser"]),
-            "conditioning": lambda: parts.projection(card.parts["conditioning"], spec),
+            "conditioning": lambda: parts.projection(card.parts["conditioning"], model_spec(card)),
         }
         for name, make in modules.items():
             if name in converted.parts:

@@ -145,7 +145,9 @@ def _look_up(repo: str, names: list[str], revision: str) -> tuple[str, list[Remo
             raise _told(error, repo, name, revision) from None
         commit = facts.commit_hash or commit
         if facts.size is None:
-            raise ModelError(f"the hub does not say how large {repo}/{name} is: download it by hand")
+            raise ModelError(
+                f"the hub does not say how large {repo}/{name} is: download it by hand"
+            )
         etag = facts.etag or ""
         sha256 = etag if _DIGEST.fullmatch(etag) else None
         # Not where the hub redirects to: such places last minutes, and must not see the token.
@@ -190,9 +192,7 @@ def _told(error: Exception, repo: str, name: str, revision: str) -> ModelError:
     )
 
 
-def _bring(
-    remote: Remote, target: Path, repo: str, done: int, total: int, work: Work
-) -> None:
+def _bring(remote: Remote, target: Path, repo: str, done: int, total: int, work: Work) -> None:
     if target.is_file() and target.stat().st_size == remote.size:
         return
     if remote.local is not None:
@@ -208,9 +208,7 @@ def _bring(
     os.replace(_partial(target), target)
 
 
-def _download(
-    remote: Remote, part: Path, repo: str, done: int, total: int, work: Work
-) -> None:
+def _download(remote: Remote, part: Path, repo: str, done: int, total: int, work: Work) -> None:
     """Fetch the rest of a file behind what is there."""
     import requests
     from huggingface_hub.utils import build_hf_headers

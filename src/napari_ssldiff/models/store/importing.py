@@ -142,6 +142,7 @@ def _guessed(checkpoint: Checkpoint) -> Entry:
 def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, dict[str, Tensors]]:
     """The layout's name, and the state dicts of the card's own parts, checked."""
     from napari_ssldiff.models.convert import convert, layout_of
+    from napari_ssldiff.models.convert.folder import check_configs
     from napari_ssldiff.models.foreign import check_finite
     from napari_ssldiff.models.store.component import card_for, own_parts
     from napari_ssldiff.models.store.nearest import nearest
@@ -154,6 +155,7 @@ def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, d
     work.progress("converting", 0, 3)
     try:
         layout = layout_of(checkpoint.tensors).name
+        check_configs(checkpoint.configs, card, wanted)
         found = dict(convert(checkpoint.tensors, card).parts)
         if missing := [part for part in wanted if part not in found]:
             raise ModelError(f"it holds no {' and no '.join(missing)}")

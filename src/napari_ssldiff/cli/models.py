@@ -21,12 +21,16 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("models", help="list, fetch, import, check and remove models")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    listing = actions.add_parser("list", help="what is installed and what is known; asks no network")
+    listing = actions.add_parser(
+        "list", help="what is installed and what is known; asks no network"
+    )
     listing.add_argument("--json", action="store_true")
 
     show = actions.add_parser("show", help="all of a card, in plain words")
     show.add_argument("id", metavar="ID", nargs="?")
-    show.add_argument("--template", action="store_true", help="a card to fill in, for your own model")
+    show.add_argument(
+        "--template", action="store_true", help="a card to fill in, for your own model"
+    )
 
     fetch = actions.add_parser("fetch", help="download a model and install it")
     fetch.add_argument("id", metavar="ID")
@@ -44,7 +48,9 @@ def add_parser(commands: Any) -> None:
     importing.add_argument("--card", type=Path, metavar="FILE.yaml", help="a card of your own")
     importing.add_argument("--trust-unknown", action="store_true", help=trust)
 
-    verify = actions.add_parser("verify", help="check hashes, shapes and numbers of what is installed")
+    verify = actions.add_parser(
+        "verify", help="check hashes, shapes and numbers of what is installed"
+    )
     verify.add_argument("id", metavar="ID", nargs="?", help="default: all that is installed")
 
     remove = actions.add_parser("remove", help="delete an installed model")

@@ -128,7 +128,7 @@ def explain(entry: Entry, state: str) -> list[str]:
     data = entry.data
     lines = [f"{entry.id}: {data['name']}", str(data["description"]), f"state: {state}"]
     lines += consent(entry)[1:]
-    for text in data.get("citation") and _list(data["citation"]) or ():
+    for text in (data.get("citation") and _list(data["citation"])) or ():
         lines.append(f"cite: {' '.join(text.split())}")
     if entry.kind == "model":
         unit = {"micrometer": "µm", "meter": "m"}.get(str(data["unit"]), data["unit"])

@@ -21,16 +21,12 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("models", help="list, fetch, import, check and remove models")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    listing = actions.add_parser(
-        "list", help="what is installed and what is known; asks no network"
-    )
+    listing = actions.add_parser("list", help="what is installed or known; asks no network")
     listing.add_argument("--json", action="store_true")
 
     show = actions.add_parser("show", help="all of a card, in plain words")
     show.add_argument("id", metavar="ID", nargs="?")
-    show.add_argument(
-        "--template", action="store_true", help="a card to fill in, for your own model"
-    )
+    show.add_argument("--template", action="store_true", help="a card of your own to fill in")
 
     fetch = actions.add_parser("fetch", help="download a model and install it")
     fetch.add_argument("id", metavar="ID")
@@ -48,9 +44,7 @@ def add_parser(commands: Any) -> None:
     importing.add_argument("--card", type=Path, metavar="FILE.yaml", help="a card of your own")
     importing.add_argument("--trust-unknown", action="store_true", help=trust)
 
-    verify = actions.add_parser(
-        "verify", help="check hashes, shapes and numbers of what is installed"
-    )
+    verify = actions.add_parser("verify", help="check hashes, shapes and numbers")
     verify.add_argument("id", metavar="ID", nargs="?", help="default: all that is installed")
 
     remove = actions.add_parser("remove", help="delete an installed model")
@@ -96,9 +90,8 @@ def _list(arguments: argparse.Namespace) -> None:
     for row in found:
         size = "" if row.size is None else in_words(row.size)
         gated = "yes" if row.gated else "no"
-        print(
-            f"{row.id:<{wide}}  {row.kind:<11}  {row.state:<9}  {size:>7}  {gated:<5}  {row.licence}"
-        )
+        line = f"{row.id:<{wide}}  {row.kind:<11}  {row.state:<9}  {size:>7}  {gated:<5}"
+        print(f"{line}  {row.licence}")
     for row in found:
         if row.state == "broken":
             say(f"broken: {row.id}: {row.note}")

@@ -82,6 +82,8 @@ def _component(data: dict[str, Any], part: str, kind: Kind, folder: Path) -> dic
         where = Path(os.path.relpath(found.folder, folder)).as_posix()
         own["weights"] = [f"{where}/{name}" for name in own.get("weights", [])]
         data["weights"] |= {f"{where}/{k}": v for k, v in found.data["weights"].items()}
+        facts = {"id": found.id, **(found.data.get("imported") or {})}
+        data["components"] = {**data.get("components", {}), part: facts}
         if own.get("library") == "transformers":
             own["name"] = f"{where}/{own['name']}"
     if kind == "encoder":

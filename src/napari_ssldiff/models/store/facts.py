@@ -150,13 +150,12 @@ def explain(entry: Entry, state: str) -> list[str]:
         lines.append(f"source: {_source(source)}")
     if imported := data.get("imported"):
         known = "known to the card" if imported["hash_known"] else "NOT known to the card"
-        lines.append(
-            f"imported: {imported['file']} on {imported['date']}, sha256 {imported['sha256']} ({known})"
-        )
+        lines.append(f"imported: {imported['file']} on {imported['date']}")
+        lines.append(f"sha256: {imported['sha256']} ({known})")
     for key in ("data", "published", "limits", "intended_use", "homepage"):
         for text in _list(data.get(key)):
             lines.append(f"{key.replace('_', ' ')}: {' '.join(str(text).split())}")
-    for key, word in (("verified", "verified"), ("open_questions", "open")):
+    for key, word in (("verified", "checked"), ("open_questions", "open")):
         for text in _list(data.get(key)):
             lines.append(f"{word}: {' '.join(str(text).split())}")
     return lines

@@ -1,4 +1,4 @@
-"""From somebody's checkpoint to an installed model: read, converted, checked, put in place whole."""
+"""From somebody's checkpoint to an installed model: read, converted, checked, put in place."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import torch
 
@@ -62,17 +63,15 @@ def _share(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> float:
     best = 0.0
     for layout in LAYOUTS:
         asked = _Asked(tensors)
-        try:
+        with suppress(_WRONG):
             layout.convert(asked, card)
-        except _WRONG:
-            pass
         if len(asked.names) > 8:  # fewer are marks of a layout, no network
             best = max(best, sum(name in tensors for name in asked.names) / len(asked.names))
     return best
 
 
 def nearest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The card that a checkpoint fits, or of whose tensors it has most; empty where none is near."""
+    """The card that a checkpoint fits, or of whose names it has most; empty where none is near."""
     if fits := fitting(tensors):
         return f"it fits the card {' or '.join(fits)}"
     shapes = shapes_of(tensors)

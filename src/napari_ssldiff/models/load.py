@@ -160,6 +160,8 @@ def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
         token=part.get("token", "pooled"),
         detail=int(part.get("detail", 1)),
         patches=int(part.get("patches", 1)),
+        resize=str(part.get("resize", "bicubic")),
+        crop=float(part.get("crop", 1)),
     )
 
 

@@ -142,6 +142,7 @@ def _guessed(checkpoint: Checkpoint) -> Entry:
 def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, dict[str, Tensors]]:
     """The layout's name, and the state dicts of the card's own parts, checked."""
     from napari_ssldiff.models.convert import convert, layout_of
+    from napari_ssldiff.models.convert.encoders import convert_encoder, layout_name
     from napari_ssldiff.models.convert.folder import check_configs
     from napari_ssldiff.models.foreign import check_finite
     from napari_ssldiff.models.store.component import card_for, own_parts
@@ -154,6 +155,10 @@ def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, d
         return "transformers", {"encoder": checkpoint.tensors}
     work.progress("converting", 0, 3)
     try:
+        if wanted == ["encoder"]:  # the card says what it is, whatever its names look like
+            found = dict(convert_encoder(checkpoint.tensors, card.parts["encoder"]).parts)
+            check_finite(found["encoder"], check=work.check)
+            return layout_name(checkpoint.tensors), found
         layout = layout_of(checkpoint.tensors).name
         check_configs(checkpoint.configs, card, wanted)
         found = dict(convert(checkpoint.tensors, card).parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,6 +103,8 @@ def import_model(
         }
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
         (made / "card.yaml").write_text(text, encoding="utf-8")
+        for file in made.rglob("*.safetensors"):  # which a library may have made for one's eyes only
+            shutil.copymode(made / "card.yaml", file)
         read_entry(made / "card.yaml")  # what is installed is valid
         work.check()
         place = install(made, name)

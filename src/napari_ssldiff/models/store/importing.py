@@ -103,7 +103,7 @@ def import_model(
         }
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
         (made / "card.yaml").write_text(text, encoding="utf-8")
-        for file in made.rglob("*.safetensors"):  # which a library may have made for one's eyes only
+        for file in made.rglob("*.safetensors"):  # made for our eyes only by a library
             shutil.copymode(made / "card.yaml", file)
         read_entry(made / "card.yaml")  # what is installed is valid
         work.check()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from napari_ssldiff.errors import ModelError
-from napari_ssldiff.models.card import ModelCard, card_of
+from napari_ssldiff.models.card import ModelCard, card_of, merged
 from napari_ssldiff.models.entries import Entry, Kind, catalogue, newest, way_to
 
 # The part of a model → the kind of component that it may name.
@@ -43,16 +42,6 @@ def cards_of(entry: Entry) -> list[ModelCard]:
             own["name"] = f"{plain['name']}, {name}"
         cards.append(_card(own, entry.folder))
     return cards
-
-
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` in it; mappings are merged at every depth."""
-    out = dict(copy.deepcopy(base))
-    for key, value in changes.items():
-        old = out.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        out[key] = merged(old, value) if both else copy.deepcopy(value)  # type: ignore[arg-type]
-    return out
 
 
 def _card(data: dict[str, Any], folder: Path) -> ModelCard:

@@ -11,7 +11,8 @@ from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.convert import LAYOUTS, convert
 from napari_ssldiff.models.entries import catalogue
-from napari_ssldiff.models.store.component import card_for
+from napari_ssldiff.models.store.component import card_for, own_parts
+from napari_ssldiff.models.store.modules import module_of
 
 # What a conversion may raise on tensors that hold nothing, or on a card of another family.
 _WRONG = (ModelError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError)
@@ -59,7 +60,7 @@ def fitting(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     return found
 
 
-def _share(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> float:
+def _share(tensors: Mapping[str, torch.Tensor], card: ModelCard, parts: list[str]) -> float:
     best = 0.0
     for layout in LAYOUTS:
         asked = _Asked(tensors)
@@ -67,7 +68,11 @@ def _share(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> float:
             layout.convert(asked, card)
         if len(asked.names) > 8:  # fewer are marks of a layout, no network
             best = max(best, sum(name in tensors for name in asked.names) / len(asked.names))
-    return best
+    # Names of the modules themselves, whatever stands before them.
+    ends = {name.split(".", cut)[-1] for name in tensors for cut in range(name.count(".") + 1)}
+    own = [name for part in parts for name in module_of(card, part).state_dict()]
+    own = [name.removeprefix("network.") for name in own]
+    return max(best, sum(name in ends for name in own) / max(len(own), 1))
 
 
 def nearest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -78,7 +83,7 @@ def nearest(tensors: Mapping[str, torch.Tensor]) -> str:
     shares = {}
     for entry in catalogue().values():
         try:
-            shares[entry.id] = _share(shapes, card_for(entry))
+            shares[entry.id] = _share(shapes, card_for(entry), own_parts(entry))
         except _WRONG:
             continue
     best = max(shares, key=shares.__getitem__, default="")

@@ -61,10 +61,10 @@ class ConvStem(nn.Module):
 
 def _layers(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options for timm: lists become tuples, and layers are looked up by their names."""
-    from timm import layers
+    from timm.layers.mlp import SwiGLUPacked
 
     known: dict[str, dict[str, Any]] = {
-        "mlp_layer": {"SwiGLUPacked": layers.SwiGLUPacked},
+        "mlp_layer": {"SwiGLUPacked": SwiGLUPacked},
         "act_layer": {"SiLU": nn.SiLU, "GELU": nn.GELU},
         "embed_layer": {"ConvStem": ConvStem},
     }
@@ -145,3 +145,19 @@ def build_network(library: str, name: str, options: Mapping[str, Any], width: in
     if library == "transformers":
         return _transformers(name, options)
     raise ModelError(f"unknown encoder library {library!r}: timm and transformers are known")
+
+
+def outline(part: Mapping[str, Any]) -> nn.Module:
+    """The network of a card's ``encoder`` for its names and shapes, without memory if possible.
+
+    Raises
+    ------
+    ModelError
+        As :func:`build_network`.
+    """
+    arguments = part["library"], part["name"], part.get("options", {}), int(part["width"])
+    try:
+        with torch.device("meta"):
+            return build_network(*arguments)
+    except (NotImplementedError, RuntimeError):  # some networks compute while they are built
+        return build_network(*arguments)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from napari_ssldiff.embeddings.networks import build_network
+from napari_ssldiff.embeddings.networks import outline
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.convert.layout import Converted, Layout, Tensors, check_fit
@@ -136,16 +135,6 @@ def _wrapper(tensors: Tensors) -> str | None:
     return min(found, key=lambda p: ("teacher" not in p, len(p)), default=None)
 
 
-def _network(part: Mapping[str, Any]) -> nn.Module:
-    """A card's encoder, for its shapes."""
-    arguments = part["library"], part["name"], part.get("options", {}), int(part["width"])
-    try:
-        with torch.device("meta"):
-            return build_network(*arguments)
-    except (NotImplementedError, RuntimeError):  # some networks compute while they are built
-        return build_network(*arguments)
-
-
 def convert_encoder(tensors: Tensors, part: Mapping[str, Any]) -> Converted:
     """An encoder's tensors by the names of a card's network.
 
@@ -174,7 +163,7 @@ def convert_encoder(tensors: Tensors, part: Mapping[str, Any]) -> Converted:
     if strange := [k for k in beside if not _KNOWN.search(k)]:
         raise ModelError(f"unknown tensors beside the encoder: {', '.join(sorted(strange)[:10])}")
     named = next(names for names in _NAMES if names.tell(own)).rename(own)
-    network = _network(part)
+    network = outline(part)
     wanted = network.state_dict()
     spare = set(_spare(named, wanted))
     kept = {k: v for k, v in named.items() if k not in spare}

@@ -218,8 +218,12 @@ def _qt() -> dict[str, Any]:
 def _models() -> tuple[list[str], list[str]]:
     # A report must come out of a broken installation too, so whatever the import raises is told.
     try:
-        from napari_ssldiff.models import list_models
+        from napari_ssldiff.models import list_models, problems
 
-        return [str(card.id) for card in list_models()], []
+        return [str(card.id) for card in list_models()], [
+            f"the installed model {name} cannot be used: {why}; remove it with "
+            f"'napari-ssldiff models remove {name}'"
+            for name, why in problems().items()
+        ]
     except Exception as error:
         return [], [f"the models cannot be listed ({type(error).__name__}: {error})"]

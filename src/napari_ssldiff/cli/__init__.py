@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_ssldiff import __version__
-from napari_ssldiff.cli import augment, bench, evaluate, fields, prompts, train
+from napari_ssldiff.cli import augment, bench, evaluate, fields, models, prompts, train
 from napari_ssldiff.errors import Cancelled, SSLDiffError
 
 EXIT_INPUT = 2
@@ -93,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_sampler(evaluate.add_parser(commands))
     bench.add_parser(commands)
+    models.add_parser(commands)
     return parser
 
 
@@ -104,13 +105,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = augment.build_parser() if augmenting else build_parser()
     arguments = parser.parse_args(words[2:] if augmenting else words)
     arguments.words = words
-    from napari_ssldiff.cli import commands
 
     try:
         names = {"render": "render_field"}  # a helper of theirs is called render
         name = names.get(arguments.command, arguments.command)
-        run = augment.run if augmenting else getattr(commands, name)
-        run(arguments)
+        if name == "models":  # they have no need of what the others import
+            models.run(arguments)
+        else:
+            from napari_ssldiff.cli import commands
+
+            run = augment.run if augmenting else getattr(commands, name)
+            run(arguments)
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)
         return EXIT_CANCELLED

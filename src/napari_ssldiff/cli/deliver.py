@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from napari_ssldiff.models import ModelBundle
     from napari_ssldiff.scenes import Scene
@@ -112,6 +110,7 @@ def write_result(
 
 def picture(path: Path, request: SynthesisRequest, scene: Scene, store: Any) -> None:
     """Source and synthesis side by side, at level 0, at most 2048 px a side."""
+    import numpy as np
     from PIL import Image
 
     from napari_ssldiff.export import side_by_side

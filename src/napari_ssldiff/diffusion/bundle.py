@@ -60,6 +60,9 @@ class ModelSpec:
         Noise schedule as diffusers names it.
     student
         The model's few-step student, if it has one.
+    time_offset
+        Added to the timesteps that the network is given by the preset ``paper``, as the model's
+        published sampler does.
     """
 
     window: int
@@ -70,6 +73,7 @@ class ModelSpec:
     prediction: Prediction
     schedule: Mapping[str, Any]
     student: StudentSpec | None = None
+    time_offset: int = 0
 
     @property
     def cell(self) -> int:

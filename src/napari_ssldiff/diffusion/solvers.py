@@ -68,9 +68,12 @@ def phase_starts(count: int, steps: int) -> list[int]:
 def _betas(schedule: Mapping[str, Any]) -> NDArray[np.float64]:
     count = int(schedule["num_train_timesteps"])
     start, end = float(schedule["beta_start"]), float(schedule["beta_end"])
-    if schedule["beta_schedule"] == "scaled_linear":
+    kind = schedule["beta_schedule"]
+    if kind == "scaled_linear":  # what LDM's own configurations call linear
         return np.linspace(start**0.5, end**0.5, count) ** 2
-    return np.linspace(start, end, count)
+    if kind == "linear":
+        return np.linspace(start, end, count)
+    raise ValueError(f"unknown noise schedule {kind!r}: scaled_linear and linear are known")
 
 
 def _first_of(steps: int, strength: float) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from napari_ssldiff.models.card import ModelCard, read_card
-from napari_ssldiff.models.registry import choose_model, get_card, list_models
+from napari_ssldiff.models.registry import choose_model, get_card, list_models, problems
 
 if TYPE_CHECKING:
     from napari_ssldiff.models.load import ModelBundle, load_bundle, resolve_device
@@ -17,6 +17,7 @@ __all__ = [
     "get_card",
     "list_models",
     "load_bundle",
+    "problems",
     "read_card",
     "resolve_device",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,24 +14,32 @@ import yaml
 
 from napari_ssldiff.errors import ModelError
 
-_REQUIRED = (
-    "id",
-    "name",
-    "domain",
-    "description",
-    "resolution",
-    "unit",
-    "window",
-    "cell",
-    "guidance",
+#: What the keys of :attr:`ModelCard.parts` may be.
+PARTS = (
     "autoencoder",
     "denoiser",
     "conditioning",
     "scheduler",
     "encoder",
-    "licence",
-    "weights",
+    "evaluation_encoder",
+    "student",
 )
+_NUMBERS = (
+    "id", "name", "domain", "description", "resolution", "unit", "window", "cell", "guidance",
+    "weights",
+)  # fmt: skip
+_COMMON = ("id", "name", "description", "licence")
+#: What no card of a kind can do without.
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "model": (
+        *_COMMON, "domain", "resolution", "unit", "window", "cell", "guidance", "autoencoder",
+        "denoiser", "conditioning", "scheduler", "encoder",
+    ),
+    "encoder": (*_COMMON, "encoder"),
+    "autoencoder": (*_COMMON, "autoencoder"),
+}  # fmt: skip
+# LibYAML is an order of magnitude faster and not everywhere.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -116,37 +125,83 @@ class ModelCard:
         return path
 
 
-def read_card(path: Path) -> ModelCard:
-    """Read and check a card.
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())  # YAML's errors run over several lines
+        raise ModelError(f"cannot read the model card {path}: {said}") from None
+
+
+def read_data(path: Path, full: bool = True) -> dict[str, Any]:
+    """What a card's file holds, of whatever kind it is, checked.
+
+    Parameters
+    ----------
+    path
+        The file.
+    full
+        Check every field, which takes the import of pydantic; else only that all is there that a
+        list of models shows.
 
     Raises
     ------
     ModelError
         If it is not a card, or a weight lies outside its folder's parent.
     """
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())  # YAML's errors run over several lines
-        raise ModelError(f"cannot read the model card {path}: {said}") from None
-    missing = [k for k in _REQUIRED if not isinstance(data, dict) or k not in data]
-    if missing:
-        raise ModelError(f"{path} is not a model card: it lacks {', '.join(missing)}")
-    if not isinstance(data["weights"], dict):
-        raise ModelError(f"the card {path} must map weight files to their sha256")
+    data = read_yaml(path)
+    wrong = _lacking(data)
+    if full and not wrong:
+        from napari_ssldiff.models.schema import check
+
+        wrong = check(data)
+    if wrong:
+        raise ModelError(f"{path} is not a model card: {wrong}")
     folder = path.parent.resolve()
-    for name in data["weights"]:
-        if not (folder / name).resolve().is_relative_to(folder.parent):
+    for name in data.get("weights") or {}:
+        if not (folder / str(name)).resolve().is_relative_to(folder.parent):
             raise ModelError(f"the card {path} names weights outside its folder: {name}")
-    names = (
-        "autoencoder",
-        "denoiser",
-        "conditioning",
-        "scheduler",
-        "encoder",
-        "evaluation_encoder",
-        "student",
-    )
+    return dict(data)
+
+
+def _lacking(data: Any) -> str | None:
+    if not isinstance(data, dict):
+        return f"it holds {type(data).__name__}, not a mapping"
+    kind = data.get("kind", "model")
+    if kind not in REQUIRED:
+        return f"kind is {kind!r}, allowed are {', '.join(REQUIRED)}"
+    missing = [key for key in REQUIRED[kind] if key not in data]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    wrong = [k for k in (kind, "weights") if k in data and not isinstance(data[k], dict)]
+    return f"{wrong[0]} must be a mapping" if wrong else None
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` in it; mappings are merged at every depth."""
+    out = dict(copy.deepcopy(base))
+    for key, value in changes.items():
+        old = out.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        out[key] = merged(old, value) if both else copy.deepcopy(value)  # type: ignore[arg-type]
+    return out
+
+
+def card_of(data: Mapping[str, Any], folder: Path) -> ModelCard:
+    """The card that the data of a model describe; nothing is resolved.
+
+    Raises
+    ------
+    ModelError
+        If a number is none.
+    """
     try:
         return ModelCard(
             id=str(data["id"]),
@@ -158,12 +213,28 @@ def read_card(path: Path) -> ModelCard:
             window=int(data["window"]),
             cell=int(data["cell"]),
             guidance=float(data["guidance"]),
-            parts={k: data[k] for k in names if k in data},
-            weights=dict(data["weights"]),
+            parts={k: data[k] for k in PARTS if k in data},
+            weights=dict(data.get("weights") or {}),
             folder=folder,
-            extra={
-                k: v for k, v in data.items() if k not in (*_REQUIRED, *names) or k == "licence"
-            },
+            extra={k: v for k, v in data.items() if k not in (*_NUMBERS, *PARTS)},
         )
     except (TypeError, ValueError) as error:
-        raise ModelError(f"the card {path} holds a value of the wrong kind: {error}") from None
+        raise ModelError(
+            f"the card of {data['id']} in {folder} holds a value of the wrong kind: {error}"
+        ) from None
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read and check the card of a model. Components that it names are not put in.
+
+    Raises
+    ------
+    ModelError
+        If it is not one, or a weight lies outside its folder's parent.
+    """
+    data = read_data(path)
+    if data.get("kind", "model") != "model":
+        raise ModelError(f"{path} is the card of an {data['kind']}, not of a model")
+    if "weights" not in data:
+        raise ModelError(f"{path} is not a model card: it lacks weights")
+    return card_of(data, path.parent.resolve())

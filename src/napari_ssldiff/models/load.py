@@ -228,21 +228,27 @@ def assemble(card: ModelCard, where: torch.device, fill: Fill = _fill) -> ModelB
         ) from error
 
 
-def _assemble(card: ModelCard, where: torch.device, fill: Fill) -> ModelBundle:
+def model_spec(card: ModelCard) -> ModelSpec:
+    """The numbers of a card that the engine needs; KeyError or ValueError where they lack."""
     student = card.parts.get("student")
-    vae, unet, tokens = (card.parts[k] for k in ("autoencoder", "denoiser", "conditioning"))
-    factor = int(vae["factor"])
-    spec = ModelSpec(
+    vae, unet = card.parts["autoencoder"], card.parts["denoiser"]
+    return ModelSpec(
         window=card.window,
         tokens=card.window // card.cell,
         token_width=int(card.parts["encoder"]["width"]),
         latent_channels=int(vae["channels"]),
-        latent_factor=factor,
+        latent_factor=int(vae["factor"]),
         prediction=unet["prediction"],
         schedule=dict(card.parts["scheduler"]),
         student=StudentSpec(int(student["steps"]), float(student["guidance"])) if student else None,
+        time_offset=int(unet.get("time_offset", 0)),
     )
-    autoencoder = parts.autoencoder(vae, spec)
+
+
+def _assemble(card: ModelCard, where: torch.device, fill: Fill) -> ModelBundle:
+    student, spec = card.parts.get("student"), model_spec(card)
+    vae, unet, tokens = (card.parts[k] for k in ("autoencoder", "denoiser", "conditioning"))
+    autoencoder = parts.autoencoder(vae)
     fill(card, autoencoder, vae["weights"])
     network = parts.network(unet)
     fill(card, network, unet["weights"])

@@ -11,12 +11,22 @@ from torch import nn
 from napari_ssldiff.diffusion.autoencoder import BORDER, Autoencoder
 from napari_ssldiff.diffusion.bundle import ModelSpec
 from napari_ssldiff.diffusion.conditioning import TokenProjection
+from napari_ssldiff.diffusion.pixcell import PixCellNetwork, PixCellProjection
+from napari_ssldiff.diffusion.projections import VectorProjection
+from napari_ssldiff.diffusion.zoomldm import ZoomProjection
 from napari_ssldiff.errors import ModelError
 
 Part = Mapping[str, Any]
 
 
-def _stock(part: Part) -> nn.Module:
+def stock(part: Part) -> nn.Module:
+    """The diffusers network that a part names, without weights.
+
+    Raises
+    ------
+    ModelError
+        If diffusers has none of that name.
+    """
     kind = getattr(diffusers, str(part["class"]), None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ModelError(f"diffusers has no network of the class {part['class']!r}")
@@ -24,12 +34,20 @@ def _stock(part: Part) -> nn.Module:
     return module
 
 
-def autoencoder(part: Part, spec: ModelSpec) -> Autoencoder:
-    """The autoencoder of a card, without weights."""
+def autoencoder(part: Part) -> Autoencoder:
+    """The autoencoder of a card, without weights.
+
+    Raises
+    ------
+    ModelError
+        If it is a component that is not installed.
+    """
+    if "absent" in part:
+        raise ModelError(str(part["absent"]))
     return Autoencoder(
-        _stock(part),
+        stock(part),
         int(part.get("patch", 1)),
-        spec.latent_channels,
+        int(part["channels"]),
         int(part.get("linear", 0)),
         int(part.get("border", BORDER)),
     )
@@ -37,7 +55,10 @@ def autoencoder(part: Part, spec: ModelSpec) -> Autoencoder:
 
 def network(part: Part) -> nn.Module:
     """The denoiser of a card, without weights: ``network(x, t, context).sample``."""
-    return _stock(part)
+    network = stock(part)
+    if isinstance(network, diffusers.PixArtTransformer2DModel):
+        return PixCellNetwork(network)
+    return network
 
 
 def _grid(part: Part, spec: ModelSpec) -> nn.Module:
@@ -50,8 +71,33 @@ def _grid(part: Part, spec: ModelSpec) -> nn.Module:
     )
 
 
+def _lrdm(part: Part, spec: ModelSpec) -> nn.Module:
+    return VectorProjection(spec.token_width, int(part["context"]), bool(part.get("region", False)))
+
+
+def _pixcell(part: Part, spec: ModelSpec) -> nn.Module:
+    return PixCellProjection(spec.tokens, spec.token_width, float(part["scale"]))
+
+
+def _zoomldm(part: Part, spec: ModelSpec) -> nn.Module:
+    sizes = {name: int(part[name]) for name in ("layers", "heads", "hidden") if name in part}
+    return ZoomProjection(
+        spec.tokens,
+        spec.token_width,
+        int(part["context"]),
+        int(part["magnification"]),
+        int(part["levels"]),
+        **sizes,
+    )
+
+
 #: Kinds of conditioning, each an ``nn.Module`` that :class:`Projects` describes.
-PROJECTIONS: dict[str, Callable[[Part, ModelSpec], nn.Module]] = {"grid": _grid}
+PROJECTIONS: dict[str, Callable[[Part, ModelSpec], nn.Module]] = {
+    "grid": _grid,
+    "lrdm": _lrdm,
+    "pixcell": _pixcell,
+    "zoomldm": _zoomldm,
+}
 
 
 def projection(part: Part, spec: ModelSpec) -> nn.Module:

@@ -3,47 +3,104 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from napari_ssldiff.cache import cache_dir
 from napari_ssldiff.errors import InputError, ModelError
-from napari_ssldiff.models.card import ModelCard, read_card
-from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.models.card import ModelCard
+from napari_ssldiff.models.entries import (
+    Entry,
+    catalogue,
+    entries_in,
+    installed,
+    newest,
+    read_entry,
+    way_to,
+)
+from napari_ssldiff.models.resolve import cards_of
+
+if TYPE_CHECKING:
+    from napari_ssldiff.scenes.scene import Scene
 
 BUNDLED = Path(__file__).parent / "bundled"
 
 
-def _folders() -> list[Path]:
-    return [BUNDLED, cache_dir() / "models"]
-
-
-@lru_cache(maxsize=64)
-def _read(path: Path, stamp: int) -> ModelCard:
-    return read_card(path)
-
-
 def list_models() -> list[ModelCard]:
-    """Cards of all installed models, bundled ones first. A broken card is an error."""
-    paths = [p for folder in _folders() for p in sorted(folder.glob("*/card.yaml"))]
-    return [_read(p, p.stat().st_mtime_ns) for p in paths]
-
-
-def get_card(model: str) -> ModelCard:
-    """The card with this id, or the one in a folder given by path.
+    """Cards of all models at hand, bundled ones first; a card for each variant of a model.
 
     Raises
     ------
     ModelError
-        If there is none.
+        If a bundled card is broken. An installed one is left out: :func:`problems` tells of it.
     """
-    cards = {card.id: card for card in list_models()}
-    if model in cards:
-        return cards[model]
-    if (Path(model) / "card.yaml").is_file():
-        return read_card(Path(model) / "card.yaml")
-    known = ", ".join(cards) or "none installed"
-    raise ModelError(f"unknown model {model!r}: known are {known}, or a folder with a card.yaml")
+    cards = [card for entry in entries_in(BUNDLED) for card in cards_of(entry)]
+    for entry in installed()[0]:
+        if entry.kind == "model":
+            try:
+                cards += cards_of(entry)
+            except ModelError:
+                continue
+    return cards
+
+
+def problems() -> dict[str, str]:
+    """What is wrong with installed cards: the name of the folder → one line."""
+    good, bad = installed()
+    found = {broken.name: broken.why for broken in bad}
+    for entry in good:
+        if entry.kind == "model":
+            try:
+                cards_of(entry)
+            except ModelError as error:
+                found[entry.folder.name] = str(error)
+    return found
+
+
+def get_card(model: str) -> ModelCard:
+    """The card of a model.
+
+    Parameters
+    ----------
+    model
+        An id, for the newest installed version; ``id@version``; either with ``:variant`` behind;
+        or a folder with a card, likewise.
+
+    Raises
+    ------
+    ModelError
+        If there is none, it is broken, or a variant has to be named.
+    """
+    whole, _, variant = model.partition(":")
+    own = (e for e in entries_in(BUNDLED) if e.id == whole)
+    if entry := next(own, None) or newest(whole, "model"):
+        return _of_entry(read_entry(entry.path), variant)
+    for folder, _, variant in ((model, "", ""), model.rpartition(":")):
+        if folder and (Path(folder) / "card.yaml").is_file():
+            return _of_entry(read_entry(Path(folder) / "card.yaml"), variant)
+    for broken in installed()[1]:
+        if whole in (broken.name, broken.name.partition("@")[0]):
+            raise ModelError(broken.why)
+    if known := catalogue().get(whole.partition("@")[0]):
+        if known.kind != "model":
+            raise ModelError(f"{whole} is an {known.kind}, not a model")
+        raise ModelError(f"{whole} is known, but not installed: {way_to(known)}")
+    at_hand = ", ".join(card.id for card in list_models()) or "none installed"
+    raise ModelError(f"unknown model {model!r}: known are {at_hand}, or a folder with a card.yaml")
+
+
+def _of_entry(entry: Entry, variant: str) -> ModelCard:
+    if "weights" not in entry.data:
+        raise ModelError(f"{entry.path} is not the card of an installed model: it lacks weights")
+    cards = cards_of(entry)
+    if not variant and len(cards) == 1:
+        return cards[0]
+    for card in cards:
+        if variant and card.id.endswith(f":{variant}"):
+            return card
+    have = ", ".join(card.id for card in cards)
+    if variant:
+        raise ModelError(f"{entry.id} has no variant {variant!r}: there are {have}")
+    raise ModelError(f"{entry.id} has variants, name one: {have}")
 
 
 def choose_model(scene: Scene) -> ModelCard:

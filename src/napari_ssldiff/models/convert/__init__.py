@@ -13,7 +13,11 @@ import torch
 
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.convert.encoders import ENCODER
-from napari_ssldiff.models.convert.layout import Converted, Layout
+from napari_ssldiff.models.convert.folder import DIFFUSERS
+from napari_ssldiff.models.convert.layout import Converted, Layout, check_parts
+from napari_ssldiff.models.convert.ldm import LRDM
+from napari_ssldiff.models.convert.pixcell import PIXART_ORIGINAL, PIXCELL_DIFFUSERS
+from napari_ssldiff.models.convert.zoomldm import ZOOMLDM
 
 if TYPE_CHECKING:
     from napari_ssldiff.models.card import ModelCard
@@ -21,7 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUTS", "Converted", "Layout", "convert", "layout_of"]
 
 #: All that is known, asked in this order.
-LAYOUTS: tuple[Layout, ...] = (ENCODER,)
+LAYOUTS: tuple[Layout, ...] = (
+    LRDM, ZOOMLDM, PIXCELL_DIFFUSERS, PIXART_ORIGINAL, DIFFUSERS, ENCODER,
+)  # fmt: skip
 
 
 def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:
@@ -49,4 +55,6 @@ def convert(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> Converted:
         If the layout is unknown, or tensors are missing, left over, or of another shape than the
         card's modules: the first ten are named.
     """
-    return layout_of(tensors).convert(tensors, card)
+    converted = layout_of(tensors).convert(tensors, card)
+    check_parts(converted, card)
+    return converted

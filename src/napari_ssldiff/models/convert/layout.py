@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard
+from napari_ssldiff.models.load import model_spec
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -70,3 +72,22 @@ def check_fit(module: nn.Module, tensors: Tensors, what: str) -> None:
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ModelError(f"{what} does not fit: {'; '.join(problems[:10])}{more}")
+
+
+def check_parts(converted: Converted, card: ModelCard) -> None:
+    """Refuse parts that are not exactly what a card's modules take; an encoder is not looked at.
+
+    Raises
+    ------
+    ModelError
+        As :func:`check_fit`.
+    """
+    with torch.device("meta"):  # shapes only: nothing is allocated
+        modules = {
+            "autoencoder": lambda: parts.autoencoder(card.parts["autoencoder"]),
+            "denoiser": lambda: parts.network(card.parts["denoiser"]),
+            "conditioning": lambda: parts.projection(card.parts["conditioning"], model_spec(card)),
+        }
+        for name, make in modules.items():
+            if name in converted.parts:
+                check_fit(make(), converted.parts[name], f"the {name} of {card.id}")

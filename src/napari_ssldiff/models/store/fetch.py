@@ -1,0 +1,130 @@
+"""From a card of the catalogue to an installed model, over the hub."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models.entries import Entry, catalogue, newest
+from napari_ssldiff.models.store.facts import consent, licence_of
+from napari_ssldiff.models.store.hub import fetch_source
+from napari_ssldiff.models.store.work import QUIET, Work
+
+_WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+
+
+def known(model: str) -> Entry:
+    """A card of the catalogue.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    entries = catalogue()
+    name = model.partition(":")[0].partition("@")[0]
+    if name not in entries:
+        import difflib
+
+        near = difflib.get_close_matches(name, entries, 3, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see 'napari-ssldiff models list'"
+        raise ModelError(f"no card of the catalogue has the id {name!r}: {hint}")
+    return entries[name]
+
+
+def fetch(
+    model: str, *, accept_licence: bool, trust_unknown: bool = False, work: Work = QUIET
+) -> Entry:
+    """Download a model or a component and install it.
+
+    Parameters
+    ----------
+    model
+        An id of the catalogue.
+    accept_licence
+        Whether the user has seen size, licence and gating, and agrees.
+    trust_unknown
+        Whether to take files of which the card knows neither a revision nor a hash.
+    work
+        Whom to tell and to ask.
+
+    Returns
+    -------
+    The installed card.
+
+    Raises
+    ------
+    ModelError
+        If it is unknown, cannot be fetched by a program, its terms are not accepted, or something
+        is wrong with what came.
+    OutputError
+        If the disk is full; what came is kept, and a later call goes on.
+    """
+    from napari_ssldiff.models.store.importing import import_model
+
+    entry = known(model)
+    source = _fetchable(entry)
+    if not accept_licence:
+        licence = licence_of(entry.data)
+        gate = f"; it is gated, see {licence.get('gate_url')}" if licence.get("gated") else ""
+        raise ModelError(
+            f"{entry.id} is under the licence {licence['name']!r}, which has to be accepted first: "
+            f"read 'napari-ssldiff models show {entry.id}', then fetch with --accept-licence{gate}"
+        )
+    pinned = source.get("revision")
+    if pinned and (here := newest(f"{entry.id}@{pinned[:12]}", entry.kind)):
+        return here
+    got = fetch_source(source, work)
+    if here := newest(f"{entry.id}@{got.commit[:12]}", entry.kind):
+        return here
+    found = import_model(
+        entry.id,
+        what_to_read(got.folder, source),
+        trust_unknown=trust_unknown,
+        origin={"repo": source["repo"], "revision": got.commit, "pinned": pinned == got.commit},
+        work=work,
+    )
+    shutil.rmtree(got.folder, ignore_errors=True)
+    return found
+
+
+def _fetchable(entry: Entry) -> Mapping[str, Any]:
+    """The first source that a program can fetch.
+
+    Raises
+    ------
+    ModelError
+        With the link and the command for what was downloaded by hand.
+    """
+    sources = entry.data.get("sources") or []
+    for source in sources:
+        if source["kind"] == "hub":
+            return dict(source)
+    if not sources:
+        raise ModelError(
+            f"the card of {entry.id} names no source: import a file that you have with "
+            f"'napari-ssldiff models import {entry.id} FILE'"
+        )
+    file = next((f["name"] for f in sources[0].get("files") or []), "FILE")
+    raise ModelError(
+        f"{entry.id} cannot be fetched by a program: download it from {sources[0]['url']} in a "
+        f"browser, then 'napari-ssldiff models import {entry.id} {Path(file).name}'"
+    )
+
+
+def what_to_read(folder: Path, source: Mapping[str, Any]) -> Path:
+    """What a source's files are to the reader: one file of weights, or the folder."""
+    names = [Path(file["name"]) for file in source["files"]]
+    weights = [name for name in names if name.suffix in _WEIGHTS]
+    configured = {name.parent for name in names if name.name == "config.json"}
+    if len(weights) == 1 and weights[0].parent not in configured:
+        return folder / weights[0]
+    return folder
+
+
+def question(entry: Entry) -> str:
+    """What a person is asked before a download."""
+    return "\n".join([*consent(entry), "Accept and download?"])

@@ -84,7 +84,7 @@ def check_parts(converted: Converted, card: ModelCard) -> None:
     """
     spec = model_spec(card)
     with torch.device("meta"):  # shapes only: nothing is allocated
-        modules = {
+        modules: dict[str, Callable[[], nn.Module]] = {
             "autoencoder": lambda: parts.autoencoder(card.parts["autoencoder"], spec),
             "denoiser": lambda: parts.network(card.parts["denoiser"]),
             "conditioning": lambda: parts.projection(card.parts["conditioning"], spec),

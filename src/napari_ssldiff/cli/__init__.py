@@ -24,6 +24,12 @@ def _add_region(parser: argparse.ArgumentParser) -> None:
         "--region", required=True, metavar="X,Y,W,H", help="in level-0 pixels of the source"
     )
     parser.add_argument("--model", metavar="ID", help="default: nearest in domain and resolution")
+    parser.add_argument(
+        "--resolution",
+        metavar="LENGTH",
+        help="of the pixels to work at (8um, 4m): the model, or its variant, nearest to that is "
+        "taken; default: the source's own",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--bands", metavar="R,G,B", help="band indices from 0, for rasters")
 

@@ -71,15 +71,38 @@ def region_of(arguments: argparse.Namespace, scene: Scene) -> Region:
 
 
 def load_model(arguments: argparse.Namespace, scene: Scene) -> ModelBundle:
-    """``--model``, or the nearest one, which is named."""
+    """``--model``, or the nearest one, which is named; of a model's variants the nearest."""
     from napari_ssldiff.models import choose_model, get_card, load_bundle
 
-    card = get_card(arguments.model) if arguments.model else choose_model(scene)
-    if not arguments.model:
+    own = scene.encoder_pixel_size
+    wanted = _resolution(arguments, scene)
+    if arguments.model:
+        looked_at = wanted or (None if own.unit == "pixel" else own.y)
+        card = get_card(arguments.model, looked_at)
+        if ":" in card.id and ":" not in arguments.model:
+            say(f"model: {card.id} ({card.resolution:g} {card.unit} per pixel), the nearest")
+    else:
+        card = choose_model(scene, wanted)
         say(f"model: {card.id} ({card.name}), the nearest to {scene.name}")
     if scene.encoder_pixel_size.unit == "pixel":
         say(f"{scene.name} has no pixel size; taking {card.resolution} {card.unit} per pixel")
     return load_bundle(card, arguments.device)
+
+
+def _resolution(arguments: argparse.Namespace, scene: Scene) -> float | None:
+    """``--resolution``, checked against the scene's unit."""
+    from napari_ssldiff.scenes.lengths import parse_length
+
+    if not getattr(arguments, "resolution", None):
+        return None
+    length, own = parse_length(arguments.resolution, "--resolution"), scene.encoder_pixel_size
+    if length.unit == "pixel" or length.value <= 0:
+        raise InputError(
+            f"--resolution is the size of a pixel, such as 8um or 4m; got {arguments.resolution!r}"
+        )
+    if own.unit not in (length.unit, "pixel"):
+        raise InputError(f"--resolution is in {length.unit}s, {scene.name} in {own.unit}s")
+    return length.value
 
 
 def _interval(text: str | None) -> tuple[float, float] | None:

@@ -14,10 +14,15 @@ from PIL import Image
 
 from napari_ssldiff.cli import main
 from napari_ssldiff.embeddings import EmbeddingField
+from napari_ssldiff.embeddings.edit import average
 from napari_ssldiff.embeddings.field import history_of
 from napari_ssldiff.errors import InputError
+from napari_ssldiff.models import get_card
+from napari_ssldiff.models.load import encoder_spec
+from napari_ssldiff.models.priors import load_words, prior_for
 from napari_ssldiff.scenes import open_scene
 from napari_ssldiff.synthesis import SynthesisRequest
+from napari_ssldiff.synthesis.imagine import Prompt, imagine
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +55,8 @@ def shifted(field: Path, by: int) -> Path:
         ("transfer", ["--with=OTHER"]),
         ("paint", ["--with=OTHER"]),
         ("move", ["--towards=OTHER", "--away=FIELD", "--angle=0.3"]),
+        ("interpolate", ["--from=FIELD", "--to=OTHER", "--axis=y"]),
+        ("interpolate", ["--from=FIELD", "--to=OTHER", "--path=0,1,3,1", "--width=3"]),
         ("replace", ["--like=FIELD", "--with=OTHER", "--threshold=-1"]),
         ("smooth", ["--radius=1"]),
         ("jitter", ["--concentration=50", "--seed=2"]),
@@ -122,6 +129,18 @@ def test_a_field_tells_its_story_and_so_does_its_picture(
     ("words", "said"),
     [
         (["--op=mix"], "--op mix needs --with"),
+        (["--op=move", "--towards=FIELD", "--angle=1"], "needs --away or --away-words"),
+        (["--op=interpolate", "--from=FIELD", "--to=FIELD"], "needs --axis or --path"),
+        (
+            ["--op=interpolate", "--from=FIELD", "--to=FIELD", "--axis=x", "--path=0,0,1,1"],
+            "needs --axis or --path, and not both",
+        ),
+        (["--op=interpolate", "--from=FIELD", "--to=FIELD", "--path=0,0,1"], "two points X,Y"),
+        (["--op=interpolate", "--from=FIELD", "--to=FIELD", "--path=0,0,9,1"], "9,1 leaves the"),
+        (
+            ["--op=move", "--towards-words=a", "--away-words=b", "--angle=1"],
+            "no prior makes fields of the encoder tiny-encoder@",
+        ),
         (["--op=smooth", "--radius=1", "--cells=0,0,9,9"], "leave the field, which has 4 × 3"),
         (["--op=smooth", "--radius=1", "--cells=0,0"], "four whole numbers X,Y,W,H in cells"),
         (["--op=smooth", "--radius=-1"], "a radius is at least 0"),
@@ -143,3 +162,28 @@ def test_a_field_alone_has_nothing_to_start_from(
     words = ["render", str(field), "--strength=0.5", "-o", str(tmp_path / "out.ome.zarr")]
     assert main(words) == 2
     assert "leave the strength at 1" in capsys.readouterr().err
+
+
+def test_a_field_moves_from_one_description_towards_another(tmp_path: Path) -> None:
+    fat, out = tmp_path / "fat.json", tmp_path / "out.json"
+    spec = encoder_spec(get_card("demo-histology"))
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(3, 3, spec.width)).astype(np.float32)
+    EmbeddingField(vectors, (0, 0), (64, 64), spec.id, spec.resolution, spec.unit).save(fat)
+    words = ["--op=move", "--towards-words=dense nuclei", "--away-words=empty fat", "--angle=0.5"]
+    assert main(["edit", str(fat), *words, "--seed=4", "--device=cpu", "-o", str(out)]) == 0
+    (step,) = (json.loads(s) for s in history_of(out))
+    assert (step["op"], step["angle"]) == ("move", 0.5)
+    for name, text in (("towards_words", "dense nuclei"), ("away_words", "empty fat")):
+        assert (step[name]["text"], step[name]["seed"]) == (text, 4)
+        assert step[name]["prior"] == "demo-histology-prior"
+    before, after = EmbeddingField.load(fat), EmbeddingField.load(out)
+    cosines = (before.vectors * after.vectors).sum(-1)
+    np.testing.assert_allclose(cosines, np.cos(0.5), atol=1e-4)
+    # Nearer to what the words describe than it was, and farther from what they lead away from.
+    prior = load_words(prior_for(spec.id), "cpu")
+    near, far = (
+        average(imagine(prior, Prompt(text, seed=9), (4, 4)).field)
+        for text in ("dense nuclei", "empty fat")
+    )
+    assert ((after.vectors - before.vectors) @ (near - far) > 0.1).all()

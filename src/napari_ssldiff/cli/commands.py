@@ -212,9 +212,9 @@ def bench(arguments: argparse.Namespace) -> None:
 
 def edit(arguments: argparse.Namespace) -> None:
     """A field, changed."""
-    from napari_ssldiff.cli.fields import run_edit
+    from napari_ssldiff.cli.edit import run
 
-    run_edit(arguments)
+    run(arguments)
 
 
 def render_field(arguments: argparse.Namespace) -> None:

@@ -12,8 +12,17 @@ from napari.components import ViewerModel
 
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed, patches_of
-from napari_ssldiff.viewer.messages import JobCancelled, JobDone, JobFailed, JobPainted
+from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed
+from napari_ssldiff.viewer.messages import (
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    JobPainted,
+    JobPreview,
+    JobProgress,
+    PatchDone,
+)
+from napari_ssldiff.viewer.patches import patches_of
 from napari_ssldiff.viewer.session import Parameters, Wording
 from napari_ssldiff.viewer.workbench import Workbench
 
@@ -119,12 +128,74 @@ def test_a_draft_that_was_dropped_is_made_up_for(
     backend.delay = 0.2
     paint(editor, bench, label, (0, 0))
     editor.draft()
-    paint(editor, bench, label, (3, 2))
+    editor.amount = 0.5
+    paint(editor, bench, label % 2 + 1, (3, 5))
     editor.draft()  # drops the first, whose cell nobody has seen yet
-    ends = [post.until((JobDone, JobCancelled), bench.handle) for _ in range(3)]
-    assert sum(isinstance(end, JobDone) for end in ends) == 2
-    made = {request.region.bounds for request in backend.requests[-2:]}
-    assert made == {Box(32, 16, 16, 16), Box(80, 48, 16, 16)}
+    ends = [post.until((JobDone, JobCancelled), bench.handle) for _ in range(2)]
+    assert [type(end) for end in ends] == [JobCancelled, JobDone]
+    made = [request.region.bounds for request in backend.requests[-2:]]
+    assert made == [Box(32, 16, 16, 16), Box(80, 96, 16, 16)]
+
+
+def test_a_draft_that_is_still_right_goes_on(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    backend.delay = 0.2
+    paint(editor, bench, label, (0, 0))
+    editor.draft()
+    paint(editor, bench, label, (3, 2))
+    editor.draft()
+    editor.draft()  # nothing new
+    ends = [post.until((JobDone, JobCancelled), bench.handle) for _ in range(2)]
+    assert [type(end) for end in ends] == [JobDone, JobDone]
+    made = [request.region.bounds for request in backend.requests]
+    assert made == [Box(32, 16, 16, 16), Box(80, 48, 16, 16)]
+
+
+def test_scattered_strokes_are_one_job_and_near_ones_one_region(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    paint(editor, bench, label, (0, 0), (1, 1))
+    paint(editor, bench, label % 2 + 1, (3, 5), (2, 5))
+    editor.draft()
+    post.until(JobDone, bench.handle)
+    assert len({m.job for m in post.seen if isinstance(m, JobPainted)}) == 1
+    near, far = (request.region for request in backend.requests)
+    assert (near.bounds, far.bounds) == (Box(32, 16, 32, 32), Box(64, 96, 32, 16))
+    inside = near.mask(near.bounds)
+    assert inside[:16, :16].all()
+    assert inside[16:, 16:].all()
+    assert inside.sum() == 2 * 16 * 16
+    previews = [m.region for m in post.seen if isinstance(m, JobPreview)]
+    assert previews[0] == near
+    assert previews[-1] == far
+    progress = [m.fraction for m in post.seen if isinstance(m, JobProgress) and m.fraction]
+    sampling = [f for f in progress if f < 1]
+    assert sampling[0] < 0.5 < sampling[-1]
+    assert "2 patches" in bench.session.status.text
+    count = len(backend.requests)
+    editor.draft()
+    assert len(backend.requests) == count
+
+
+def test_patches_that_are_whole_stay_when_their_job_is_stopped(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    paint(editor, bench, label, (0, 0))
+    paint(editor, bench, label % 2 + 1, (3, 5))
+    backend.delay = 0.1
+    editor.draft()
+    post.until(PatchDone, bench.handle)
+    bench.cancel()
+    post.until(JobCancelled, bench.handle)
+    editor.draft()
+    post.until(JobDone, bench.handle)
+    made = [request.region.bounds for request in backend.requests]
+    assert made.count(Box(32, 16, 16, 16)) == 1
+    assert made[-1] == Box(80, 96, 16, 16)
 
 
 def test_a_run_that_broke_half_way_is_made_again(
@@ -319,10 +390,11 @@ def test_drafts_of_one_place_leave_one_run_in_the_provenance(
 def test_words_become_a_kind_that_can_be_painted(
     bench: Workbench, editor: FieldEditor, backend: Any, post: Any
 ) -> None:
-    assert not editor.describe()
+    assert not editor.tools.describe()
     assert "the prompt is empty" in bench.session.status.text.lower()
     bench.session.wording = Wording("dense nuclei", negative="fat")
-    assert editor.describe()
+    bench.session.parameters = Parameters(seed=7)
+    assert editor.tools.describe()
     post.until(JobDone, bench.handle)
     assert "can be painted" in bench.session.status.text.lower()
     assert (backend.prompts[-1].text, backend.prompts[-1].negative) == ("dense nuclei", "fat")
@@ -332,7 +404,11 @@ def test_words_become_a_kind_that_can_be_painted(
     editor.keep()
     post.until(JobDone, bench.handle)
     np.testing.assert_allclose(backend.requests[-1].field.vectors[0, 0], 0.5, atol=1e-6)
-    assert json.loads(backend.requests[-1].history[-1])["cells"] == {"dense nuclei": 1}
+    step = json.loads(backend.requests[-1].history[-1])
+    assert step["cells"] == {"dense nuclei": 1}
+    # Everything that it takes to make the kind again.
+    told = step["kinds"]["dense nuclei"]
+    assert (told["text"], told["negative"], told["seed"]) == ("dense nuclei", "fat", 7)
     # A label that napari offers and nobody has made.
     paint(editor, bench, 9, (0, 1))
     assert not editor.draft()
@@ -362,6 +438,6 @@ def test_an_edit_outside_the_image_is_refused(editor: FieldEditor) -> None:
     assert whole.bounds == Box(80, 96, 16, 16)
     ((_, part),) = patches_of(field, touched, Box(0, 0, 90, 500))
     assert part.bounds == Box(80, 96, 10, 16)
-    touched[0, 0] = True
+    touched[0, 0] = True  # three cells between them
     assert len(patches_of(field, touched, Box(0, 0, 500, 500))) == 2
     assert patches_of(field, touched, Box(0, 0, 20, 20)) == []

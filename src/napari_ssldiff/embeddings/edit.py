@@ -170,8 +170,25 @@ def interpolate(
     else:
         t, near = along(field.shape, path, width, soft)
         weights = near * weights
-    goal = _arc(*(np.broadcast_to(v, field.vectors.shape) for v in (a, b)), t)
-    return _towards(field, goal, weights)
+    return _towards(field, _between(field, a, b, t), weights)
+
+
+def way(
+    field: EmbeddingField,
+    start: ArrayLike,
+    end: ArrayLike,
+    path: ArrayLike,
+    width: float = 1.0,
+    soft: float = 0.0,
+) -> tuple[EmbeddingField, NDArray[np.float32]]:
+    """What :func:`interpolate` leads a field's cells to along a line, and how far each of them."""
+    t, near = along(field.shape, path, width, soft)
+    a, b = _vector(field, _mean(start), "the start"), _vector(field, _mean(end), "the end")
+    return replace(field, vectors=_between(field, a, b, t)), near
+
+
+def _between(field: EmbeddingField, a: Vectors, b: Vectors, t: NDArray[np.float32]) -> Vectors:
+    return _arc(*(np.broadcast_to(v, field.vectors.shape) for v in (a, b)), t)
 
 
 def _mean(vectors: ArrayLike) -> NDArray[np.float64] | Vectors:

@@ -20,11 +20,14 @@ from qtpy.QtWidgets import (
 
 from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed
 from napari_ssldiff.viewer.field_job import PICTURE
+from napari_ssldiff.viewer.panels.field_tools import FieldToolsPanel
 from napari_ssldiff.viewer.panels.layout import button, form, group, row
 from napari_ssldiff.viewer.workbench import Workbench
 
-#: Milliseconds of quiet after which a stroke or a move of the slider is drawn.
+#: Milliseconds of quiet after which a stroke is drawn.
 QUIET = 250
+#: Milliseconds between two drafts while the slider moves; each takes the place of the last.
+MOVING = 120
 
 
 class FieldPanel(QWidget):
@@ -61,10 +64,7 @@ class FieldPanel(QWidget):
         self.undo = button(
             "Undo", "Take paint off, or the last kept edit back", editor.undo, "undo_edit"
         )
-        self.words = button(
-            "Add the prompt's kind", "Make what the words above say a kind that can be painted",
-            editor.describe, "add_words",
-        )  # fmt: skip
+        self.tools = FieldToolsPanel(editor)
         self.near = _pictures("nearest", "Real cells most like the one pointed at")
         self.told = QLabel("Click the map: where is more of this, and which real cells are like it")
         self.told.setWordWrap(True)
@@ -75,11 +75,11 @@ class FieldPanel(QWidget):
         line.addWidget(self.count)
         inside.addLayout(line)
         inside.addWidget(self.kinds)
-        inside.addWidget(self.words)
         rows = form()
         row(rows, "Amount", self.amount)
         inside.addLayout(rows)
         inside.addWidget(self.live)
+        inside.addWidget(self.tools)
         line = QHBoxLayout()
         line.addWidget(self.keep, 1)
         line.addWidget(self.undo, 1)
@@ -92,7 +92,6 @@ class FieldPanel(QWidget):
 
         self._quiet = QTimer(self)
         self._quiet.setSingleShot(True)
-        self._quiet.setInterval(QUIET)
         self._quiet.timeout.connect(self._draft)
         self.kinds.itemClicked.connect(lambda item: editor.choose(self.kinds.row(item)))
         self.amount.valueChanged.connect(self._on_amount)
@@ -106,9 +105,10 @@ class FieldPanel(QWidget):
         """The kinds of cells of the open field."""
         opened = self.editor.opened
         self.near.clear()
-        for widget in (self.kinds, self.words, self.amount, self.live, self.keep, self.undo):
+        for widget in (self.kinds, self.tools, self.amount, self.live, self.keep, self.undo):
             widget.setEnabled(opened is not None)
         self.kinds.setVisible(opened is not None)
+        self.tools.setVisible(opened is not None)
         self.near.setVisible(False)
         self.show_kinds()
 
@@ -121,11 +121,13 @@ class FieldPanel(QWidget):
         valid = opened.field.valid
         labels = opened.found.labels if valid is None else opened.found.labels[valid]
         for i, kind in enumerate(self.editor.kinds):
-            if kind.picture is not None:
+            if i < len(opened.kinds) and kind.picture is not None:
                 item = _item(kind.picture, f"{(labels == i).mean():.0%}")
+            elif kind.picture is not None:
+                item = _item(kind.picture, kind.name)
             else:
                 colour = self.editor.colour_of(kind)
-                item = _item(np.broadcast_to(colour, (PICTURE, PICTURE, 3)), "words")
+                item = _item(np.broadcast_to(colour, (PICTURE, PICTURE, 3)), "made")
             item.setToolTip(kind.name)
             self.kinds.addItem(item)
 
@@ -147,11 +149,15 @@ class FieldPanel(QWidget):
 
     def _on_amount(self, value: int) -> None:
         self.editor.amount = value / 100
-        self._stroke()
+        if self._ready() and not self._quiet.isActive():
+            self._quiet.start(MOVING)
 
     def _stroke(self) -> None:
-        if self.live.isChecked() and self.editor.opened is not None:
-            self._quiet.start()
+        if self._ready():
+            self._quiet.start(QUIET)
+
+    def _ready(self) -> bool:
+        return bool(self.live.isChecked()) and self.editor.opened is not None
 
     def _draft(self) -> None:
         self.editor.draft()

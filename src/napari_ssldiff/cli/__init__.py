@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_ssldiff import __version__
-from napari_ssldiff.cli import augment, bench, edit, evaluate, fields, prompts, train
+from napari_ssldiff.cli import augment, bench, edit, evaluate, fields, nearest, prompts, train
 from napari_ssldiff.errors import Cancelled, SSLDiffError
 
 EXIT_INPUT = 2
@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     prompts.add_parser(commands, _add_sampler)
     edit.add_parser(commands)
     fields.add_parser(commands, _add_sampler)
+    nearest.add_parsers(commands)
     train.add_parser(commands)
 
     _add_sampler(evaluate.add_parser(commands))

@@ -9,22 +9,32 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
+from napari_ssldiff.embeddings.colours import Method, Palette, colours_for, kept_colours, need_umap
 from napari_ssldiff.embeddings.edited import EditedField
-from napari_ssldiff.embeddings.field import EmbeddingField
-from napari_ssldiff.embeddings.look import Colours, Near, fit_colours, nearest, similarity
+from napari_ssldiff.embeddings.field import EmbeddingField, Vectors
+from napari_ssldiff.embeddings.index import Index
+from napari_ssldiff.embeddings.look import Near, nearest, similarity
 from napari_ssldiff.errors import InputError
-from napari_ssldiff.viewer.field_job import OpenedField, picture_of
+from napari_ssldiff.viewer.field_job import PICTURE, ColoursJob, OpenedField, picture_of
 from napari_ssldiff.viewer.field_layers import FieldLayers
 from napari_ssldiff.viewer.field_renders import Renders
 from napari_ssldiff.viewer.field_tools import FieldTools
 from napari_ssldiff.viewer.kinds import Kind, painted, told_of
-from napari_ssldiff.viewer.messages import FieldOpened, KindFound, Message
+from napari_ssldiff.viewer.lookup import Lookup
+from napari_ssldiff.viewer.messages import (
+    ColoursFound,
+    FieldOpened,
+    KindFound,
+    Message,
+    NearFound,
+)
 from napari_ssldiff.viewer.overlay import PAINTING_KEY
 from napari_ssldiff.viewer.session import Parameters, Severity
 from napari_ssldiff.viewer.told import told
@@ -64,6 +74,9 @@ class FieldEditor:
     opened_changed = Signal()
     kinds_changed = Signal()
     pointed_at = Signal(object)
+    index_changed = Signal()
+    #: An :class:`~napari_ssldiff.viewer.lookup.Elsewhere` for the cell that was pointed at last.
+    found_elsewhere = Signal(object)
     #: Something was painted or erased.
     stroke = Signal()
 
@@ -76,7 +89,12 @@ class FieldEditor:
         self.kinds: list[Kind] = []
         self.amount = 1.0
         self.tools = FieldTools(self)
-        self._colours: dict[str, Colours] = {}
+        #: A data set that is asked too when a cell is pointed at.
+        self.index: Index | None = None
+        self._lookup = Lookup(bench.deliver, PICTURE)
+        #: How the map is coloured.
+        self.method: Method = "pca"
+        self._palette: Palette | None = None
         self._renders: Renders | None = None
         self._layers: FieldLayers | None = None
         bench.heard.connect(self._hear)
@@ -189,6 +207,36 @@ class FieldEditor:
         near = tuple(nearest(real, vector, NEIGHBOURS, beside=(row, column)))
         pictures = tuple(picture_of(scene, real, n.row, n.column) for n in near)
         self.pointed_at.emit(Pointed(row, column, near, pictures))
+        if self.index is not None:
+            self._lookup.ask(self.index, vector, NEIGHBOURS, row, column)
+
+    @told
+    def colour(self, method: Method, anew: bool = False) -> None:
+        """Colour the map by another method; ``anew``: fitted to the field that is open, for good.
+
+        Colours of an encoder are fitted once and kept between sessions.
+        """
+        field = self.kept
+        found = None if anew else kept_colours(field.encoder, field.width, method)
+        if found is None and method == "umap":
+            need_umap()
+            self.bench.submit(ColoursJob(field, method, anew))
+        else:
+            self._take_colours(found or colours_for(field, method, anew), method)
+
+    @told
+    def open_index(self, folder: str | Path) -> None:
+        """Have a data set asked too, of which ``napari-ssldiff index`` has made an index."""
+        index = Index.open(folder)
+        index.check(self.kept.encoder)
+        self.index = index
+        self.index_changed.emit()
+        gone = index.missing()
+        moved = f"; moved or removed since: {', '.join(gone[:3])}" if gone else ""
+        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+        self.say(
+            f"{index.cells} cells of {len(index.images)} images can be pointed at{moved}{more}"
+        )
 
     # What the tools do with the brush
 
@@ -246,6 +294,12 @@ class FieldEditor:
             self._take(message.opened)
         elif isinstance(message, KindFound):
             self.tools.take(message.kind)
+        elif isinstance(message, NearFound):
+            if self.opened is not None and self.index is not None:
+                self.found_elsewhere.emit(message.found)
+        elif isinstance(message, ColoursFound):
+            if self.opened is not None and self.opened.field.encoder == message.encoder:
+                self._take_colours(message.palette, "umap")
         elif self._renders is not None and self._renders.hear(message):
             self.draft()  # makes up for what a dropped draft has painted after it was dropped
 
@@ -253,10 +307,15 @@ class FieldEditor:
         if opened.source not in self.bench.viewer.layers:
             return  # removed while its embeddings were made
         self._drop()
+        if self.index is not None and self.index.encoder != opened.field.encoder:
+            self.index = None
+            self.index_changed.emit()
         self.opened, self.edited = opened, EditedField(opened.field)
         self._renders, self.kinds = Renders(self.bench, opened), list(opened.kinds)
-        if opened.field.encoder not in self._colours:
-            self._colours[opened.field.encoder] = fit_colours(opened.field)
+        self._palette = kept_colours(opened.field.encoder, opened.field.width, self.method)
+        if self._palette is None:  # never fitted, which by UMAP takes a while
+            self.method = "pca"
+            self._palette = colours_for(opened.field)
         self._layers = FieldLayers(
             self.bench.viewer, opened.source, opened.scene.name, opened.field, self.point,
             self.stroke.emit, self.tools.lead,
@@ -266,6 +325,12 @@ class FieldEditor:
         self._layers.activate()
         self.opened_changed.emit()
 
+    def _take_colours(self, palette: Palette, method: Method) -> None:
+        self._palette, self.method = palette, method
+        self._draw_map()
+        self._brush()
+        self.kinds_changed.emit()
+
     def _show(self, parameters: Parameters, draft: bool = False) -> None:
         _, _, renders = self._parts()
         if renders.show(self._with_paint(), parameters, draft):
@@ -273,8 +338,7 @@ class FieldEditor:
 
     def _draw_map(self) -> None:
         if self._layers is not None:
-            field = self.current
-            self._layers.show_map(self._colours[field.encoder](field.vectors))
+            self._layers.show_map(self._colours(self.current.vectors))
 
     def _brush(self) -> Labels:
         _, layers, _ = self._parts()
@@ -282,7 +346,11 @@ class FieldEditor:
 
     def colour_of(self, kind: Kind) -> NDArray[np.uint8]:
         """``(3,)``: a kind's colour on the map."""
-        return self._colours[self.kept.encoder](kind.vector)
+        return self._colours(kind.vector)
+
+    def _colours(self, vectors: Vectors) -> NDArray[np.uint8]:
+        assert self._palette is not None
+        return self._palette(vectors)
 
     def _clear(self) -> None:
         if self._layers is not None:
@@ -293,7 +361,7 @@ class FieldEditor:
             self._renders.stop()
         if self._layers is not None:
             self._layers.remove()
-        self.opened = self.edited = self._renders = self._layers = None
+        self.opened = self.edited = self._renders = self._layers = self._palette = None
         self.kinds = []
 
     def _on_removed(self, event: Any) -> None:
@@ -309,6 +377,7 @@ class FieldEditor:
     def close(self) -> None:
         """Take the layers away and stop listening. Safe to call twice."""
         self._drop()
+        self._lookup.close()
         with suppress(ValueError):
             self.bench.viewer.layers.events.removed.disconnect(self._on_removed)
         self.bench.heard.disconnect(self._hear, missing_ok=True)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_ssldiff.embeddings.colours import Method, colours_for
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.embeddings.look import Prototypes, prototypes
-from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.scenes.resample import read_at
-from napari_ssldiff.scenes.scene import PixelSize, Scene
+from napari_ssldiff.geometry import Region
+from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.scenes.thumbnail import thumbnail
 from napari_ssldiff.viewer.jobs import Post, Reporter, load_model, next_id
 from napari_ssldiff.viewer.kinds import Kind
-from napari_ssldiff.viewer.messages import FieldOpened
+from napari_ssldiff.viewer.messages import ColoursFound, FieldOpened
 from napari_ssldiff.viewer.worker import Engine, JobControl
 
 if TYPE_CHECKING:
@@ -98,17 +99,33 @@ class OpenFieldJob:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class ColoursJob:
+    """Colours that take a while to fit.
+
+    Parameters
+    ----------
+    made
+        The field that they are fitted to.
+    method, anew
+        As of :func:`~napari_ssldiff.embeddings.colours.colours_for`.
+    """
+
+    made: EmbeddingField
+    method: Method
+    anew: bool = False
+    id: int = field(default_factory=next_id)
+
+    def run(self, engine: Engine, control: JobControl, post: Post) -> str:
+        """Fit them; what is fitted is kept for the next time."""
+        Reporter(self.id, post)("Fitting the colours")
+        palette = colours_for(self.made, self.method, self.anew)
+        control.raise_if_cancelled()
+        post(ColoursFound(self.id, self.made.encoder, palette))
+        return f"The map's colours are those of {self.method.upper()}."
+
+
 def picture_of(scene: Scene, made: EmbeddingField, row: int, column: int) -> NDArray[np.uint8]:
     """``(PICTURE, PICTURE, 3)`` uint8: the real pixels of a cell."""
     (oy, ox), (h, w) = made.origin, made.cell
-    return thumbnail(scene, (oy + row * h, ox + column * w), (h, w))
-
-
-def thumbnail(
-    scene: Scene, corner: tuple[float, float], extent: tuple[float, float]
-) -> NDArray[np.uint8]:
-    """``(PICTURE, PICTURE, 3)`` uint8 of a part of a scene, all in level-0 pixels ``(y, x)``."""
-    (h, w), size = extent, scene.encoder_pixel_size
-    pixel = PixelSize(size.y * h / PICTURE, size.x * w / PICTURE, size.unit)
-    y, x = (round(o / c * PICTURE) for o, c in zip(corner, extent, strict=True))
-    return read_at(scene, Box(y, x, PICTURE, PICTURE), pixel)
+    return thumbnail(scene, (oy + row * h, ox + column * w), (h, w), PICTURE)

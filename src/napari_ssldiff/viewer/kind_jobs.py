@@ -11,7 +11,8 @@ from napari_ssldiff.embeddings.edit import average, direction, stretched
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import Scene
-from napari_ssldiff.viewer.field_job import thumbnail
+from napari_ssldiff.scenes.thumbnail import thumbnail
+from napari_ssldiff.viewer.field_job import PICTURE
 from napari_ssldiff.viewer.jobs import Post, Reporter, load_model, next_id
 from napari_ssldiff.viewer.kinds import Content, Kind, Shift
 from napari_ssldiff.viewer.messages import KindFound
@@ -114,7 +115,7 @@ class RegionJob:
             average(made, made.valid if made.valid is not None and made.valid.any() else None),
             f"region {self.number}",
             made.encoder,
-            thumbnail(self.scene, (b.y, b.x), (b.h, b.w)),
+            thumbnail(self.scene, (b.y, b.x), (b.h, b.w), PICTURE),
             Content(stretched(made, self.opened).vectors),
             "mix",
             {"scene": self.scene.path, "region": self.region.to_list(), "field": made.digest},

@@ -122,6 +122,25 @@ class KindFound:
 
 
 @dataclass(frozen=True)
+class ColoursFound:
+    """Colours of an encoder are there; ``palette`` is a
+    :class:`~napari_ssldiff.embeddings.colours.Palette`."""
+
+    job: int
+    encoder: str
+    palette: Any
+
+
+@dataclass(frozen=True)
+class NearFound:
+    """Cells of a data set most like one of the field's; ``found`` is a
+    :class:`~napari_ssldiff.viewer.lookup.Elsewhere`. No job's message."""
+
+    job: int
+    found: Any
+
+
+@dataclass(frozen=True)
 class TileMade:
     """A tile of an endless slide was made; ``box`` in its level-0 pixels."""
 
@@ -151,6 +170,8 @@ Message: TypeAlias = (
     | SlideOpened
     | FieldOpened
     | KindFound
+    | ColoursFound
+    | NearFound
     | TileMade
     | ChoreFailed
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ from napari_ssldiff.viewer.session import Parameters
 from napari_ssldiff.viewer.workbench import Workbench
 
 REGION = Box(32, 16, 64, 96)  # 4 × 6 cells of the fake backend, left and right of one kind each
+
+
+@pytest.fixture(autouse=True)
+def _no_user_cache(own_cache: Path) -> None:
+    """The colours of a test's encoder are its own."""
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import radians
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_ssldiff.embeddings import edit
+from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.viewer.field_job import OpenedField
@@ -20,16 +21,36 @@ from napari_ssldiff.viewer.told import told
 
 if TYPE_CHECKING:
     from napari_ssldiff.synthesis.imagine import Prompt
-    from napari_ssldiff.viewer.field_editor import FieldEditor
+    from napari_ssldiff.viewer.workbench import Workbench
 
 #: Cells a side of what words are made into, before their mean is taken.
 PATCH = 4
 
 
-class FieldTools:
-    """Makes kinds for a :class:`FieldEditor` and lays them. Main thread only."""
+class Easel(Protocol):
+    """What the tools need of a :class:`~napari_ssldiff.viewer.field_editor.FieldEditor`."""
 
-    def __init__(self, editor: FieldEditor) -> None:
+    bench: Workbench
+    opened: OpenedField | None
+    kinds: list[Kind]
+
+    @property
+    def kept(self) -> EmbeddingField: ...
+    @property
+    def painted(self) -> NDArray[np.int64]: ...
+    @property
+    def brush_label(self) -> int: ...
+    def ready(self) -> OpenedField: ...
+    def choose(self, kind: int) -> bool: ...
+    def put(self, kind: Kind, index: int | None = None) -> int: ...
+    def lay(self, label: int, cells: NDArray[np.bool_], alone: bool = False) -> None: ...
+    def draw_path(self) -> None: ...
+
+
+class FieldTools:
+    """Makes kinds for an editor and lays them. Main thread only."""
+
+    def __init__(self, editor: Easel) -> None:
         self._editor, self._bench = editor, editor.bench
         #: Kinds, from 0, between which a path leads; ``None``: those under its ends.
         self.start: int | None = None

@@ -164,6 +164,21 @@ class Region:
         """A region from any ``(N, 2)`` array-like of ``(y, x)``."""
         return cls(tuple(map(tuple, np.asarray(vertices, dtype=float).tolist())))
 
+    @classmethod
+    def from_rings(cls, rings: Sequence[ArrayLike]) -> Region:
+        """Several polygons, each ``(N, 2)`` of ``(y, x)``, as one region.
+
+        They hang on the first corner of the first by edges that go there and back. Going along the
+        axes these cancel out exactly in :meth:`mask`, which is the only way to tell the inside.
+        """
+        first, *others = (np.asarray(ring, dtype=float).tolist() for ring in rings)
+        y, x = first[0]
+        points = [*first]
+        for ring in others:
+            corner = [y, ring[0][1]]
+            points += [[y, x], corner, *ring, ring[0], corner]
+        return cls.from_vertices(points)
+
     @property
     def bounds(self) -> Box:
         """The smallest box of whole pixels that holds the polygon."""

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from napari_ssldiff.cli import main
-from napari_ssldiff.embeddings import EmbeddingField
+from napari_ssldiff.embeddings import EmbeddingField, edit
 from napari_ssldiff.embeddings.field import history_of
 from napari_ssldiff.errors import InputError
+from napari_ssldiff.models import priors
+from napari_ssldiff.models.priors import PriorCard
 from napari_ssldiff.scenes import open_scene
 from napari_ssldiff.synthesis import SynthesisRequest
 
@@ -50,6 +52,8 @@ def shifted(field: Path, by: int) -> Path:
         ("transfer", ["--with=OTHER"]),
         ("paint", ["--with=OTHER"]),
         ("move", ["--towards=OTHER", "--away=FIELD", "--angle=0.3"]),
+        ("interpolate", ["--from=FIELD", "--to=OTHER", "--axis=y"]),
+        ("interpolate", ["--from=FIELD", "--to=OTHER", "--path=0,1,3,1", "--width=3"]),
         ("replace", ["--like=FIELD", "--with=OTHER", "--threshold=-1"]),
         ("smooth", ["--radius=1"]),
         ("jitter", ["--concentration=50", "--seed=2"]),
@@ -122,6 +126,18 @@ def test_a_field_tells_its_story_and_so_does_its_picture(
     ("words", "said"),
     [
         (["--op=mix"], "--op mix needs --with"),
+        (["--op=move", "--towards=FIELD", "--angle=1"], "needs --away or --away-words"),
+        (["--op=interpolate", "--from=FIELD", "--to=FIELD"], "needs --axis or --path"),
+        (
+            ["--op=interpolate", "--from=FIELD", "--to=FIELD", "--axis=x", "--path=0,0,1,1"],
+            "needs --axis or --path, and not both",
+        ),
+        (["--op=interpolate", "--from=FIELD", "--to=FIELD", "--path=0,0,1"], "two points X,Y"),
+        (["--op=interpolate", "--from=FIELD", "--to=FIELD", "--path=0,0,9,1"], "9,1 leaves the"),
+        (
+            ["--op=move", "--towards-words=a", "--away-words=b", "--angle=1"],
+            "no prior makes fields of the encoder tiny-encoder@",
+        ),
         (["--op=smooth", "--radius=1", "--cells=0,0,9,9"], "leave the field, which has 4 × 3"),
         (["--op=smooth", "--radius=1", "--cells=0,0"], "four whole numbers X,Y,W,H in cells"),
         (["--op=smooth", "--radius=-1"], "a radius is at least 0"),
@@ -143,3 +159,50 @@ def test_a_field_alone_has_nothing_to_start_from(
     words = ["render", str(field), "--strength=0.5", "-o", str(tmp_path / "out.ome.zarr")]
     assert main(words) == 2
     assert "leave the strength at 1" in capsys.readouterr().err
+
+
+class Text:
+    """Knows two things, each an axis."""
+
+    name = "fake"
+
+    def check(self, text: str) -> str | None:
+        return None
+
+    def text(self, texts: list[str]) -> np.ndarray:
+        return np.stack([np.eye(12)[["nuclei" in t, "fat" in t].index(True)] for t in texts])
+
+
+class Sampler:
+    """Returns its conditions as the field, a little apart from one seed to another."""
+
+    class facts:
+        encoder, resolution, unit, cell, guidance = "tiny@1", 0.5, "micrometer", 32, 3.0
+
+    def sample(self, grid: Any, shape: Any, seed: int, guidance: Any, **options: Any) -> Any:
+        return grid + 0.1 * np.random.default_rng(seed).normal(size=grid.shape)
+
+
+def test_a_field_moves_from_one_description_towards_another(
+    field: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = PriorCard(
+        "p", "histology", "", "tiny@1", 0.5, "micrometer", 32, 3.0, {}, "t", {}, Path()
+    )
+    monkeypatch.setattr(priors, "prior_for", lambda encoder: card)
+    monkeypatch.setattr(
+        priors, "load_words", lambda card, device: priors.Words(card, Sampler(), Text())
+    )
+    out = tmp_path / "out.json"
+    words = ["--op=move", "--towards-words=dense nuclei", "--away-words=fat", "--angle=0.5"]
+    assert main(["edit", str(field), *words, "--seed=4", "-o", str(out)]) == 0
+    (step,) = (json.loads(s) for s in history_of(out))
+    assert (step["op"], step["angle"]) == ("move", 0.5)
+    for name, text in (("towards_words", "dense nuclei"), ("away_words", "fat")):
+        assert (step[name]["text"], step[name]["seed"], step[name]["prior"]) == (text, 4, "p")
+    before, after = EmbeddingField.load(field), EmbeddingField.load(out)
+    np.testing.assert_allclose((before.vectors * after.vectors).sum(-1), np.cos(0.5), atol=1e-4)
+    # Both are made from one seed, so that they differ by their words alone.
+    along = (np.eye(12)[0] - np.eye(12)[1]) / 2**0.5
+    expected = edit.move(before, along, 0.5)
+    assert ((after.vectors * expected.vectors).sum(-1) > 0.998).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_ssldiff.embeddings.outline import outlines
+from napari_ssldiff.embeddings.outline import gathered, outlines
 from napari_ssldiff.geometry import Box, Region
 
 
@@ -40,3 +40,16 @@ def test_polygons_cover_the_cells_once_and_nothing_else(seed: int) -> None:
         np.testing.assert_array_equal(fine[::4, ::4], cells)
         covered += cells
     np.testing.assert_array_equal(covered, mask)
+
+
+def test_what_lies_near_is_one_patch_and_a_group_grows_until_nothing_is_near() -> None:
+    mask = np.zeros((12, 12), bool)
+    for cell in ((0, 0), (0, 3), (3, 6), (11, 11)):
+        mask[cell] = True
+    two, alone = gathered(mask, 2)
+    assert np.argwhere(two[0]).tolist() == [[0, 0], [0, 3], [3, 6]]
+    assert np.argwhere(alone[0]).tolist() == [[11, 11]]
+    assert [len(rings) for _, rings in (two, alone)] == [3, 1]
+    assert len(gathered(mask, 1)) == 4
+    assert len(gathered(mask, 7)) == 1
+    assert gathered(np.zeros((3, 3), bool), 2) == []

@@ -186,6 +186,22 @@ def test_a_ring_that_crosses_itself_has_a_hole_by_the_even_odd_rule() -> None:
     assert mask.sum() == 400 - 100
 
 
+def test_several_rings_are_one_region_and_nothing_lies_between_them() -> None:
+    boxes = [Box(0, 0, 3, 4), Box(1, 7, 5, 2), Box(6, 1, 2, 5)]
+    corners = [Region.from_box(box).vertices for box in boxes]
+    region = Region.from_rings(corners)
+    assert region.bounds == Box(0, 0, 8, 9)
+    expected = np.zeros((8, 9), bool)
+    for box in boxes:
+        expected[box.slices] = True
+    for scale in ((1.0, 1.0), (0.37, 0.61), (3.0, 2.0)):
+        grid = Box(0, 0, round(8 * scale[0]), round(9 * scale[1]))
+        apart = sum(Region.from_box(box).mask(grid, scale).astype(int) for box in boxes)
+        np.testing.assert_array_equal(region.mask(grid, scale), apart > 0)
+    np.testing.assert_array_equal(region.mask(Box(0, 0, 8, 9)), expected)
+    assert Region.from_rings(corners[:1]) == Region.from_box(boxes[0])
+
+
 def test_a_mask_on_a_finer_grid_is_the_same_shape_larger() -> None:
     region = Region.from_box(Box(1, 2, 3, 4))
     mask = region.mask(Box(0, 0, 20, 20), (2.0, 3.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -117,9 +118,15 @@ class FakeBackend:
         cancel: Any,
     ) -> Imagined:
         self.prompts.append(prompt)
+        # Nuclei are all axes alike, anything else is the third.
         vectors = np.ones((1, 1, 4), np.float32)
+        if "nuclei" not in prompt.text:
+            vectors = np.eye(4, dtype=np.float32)[None, None, 2]
         imagined = EmbeddingField(vectors, (0, 0), (64, 64), "fake", 1.0, "pixel")
-        return Imagined(imagined, ("it does not know 'treez'",), '{"made": "prompt"}')
+        record = {
+            "made": "prompt", "text": prompt.text, "negative": prompt.negative, "seed": prompt.seed
+        }  # fmt: skip
+        return Imagined(imagined, ("it does not know 'treez'",), json.dumps(record))
 
     def embed(
         self, scene: Scene, region: Region, bundle: Any, *, progress: Any, cancel: Any

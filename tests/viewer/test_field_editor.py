@@ -4,20 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from PIL import Image
 
+from napari_ssldiff.embeddings import colours
+from napari_ssldiff.embeddings.colours import Placed
+from napari_ssldiff.embeddings.index import Index, image_of
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed, patches_of
-from napari_ssldiff.viewer.messages import JobCancelled, JobDone, JobFailed, JobPainted
+from napari_ssldiff.viewer import field_editor
+from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed
+from napari_ssldiff.viewer.lookup import Elsewhere
+from napari_ssldiff.viewer.messages import (
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    JobPainted,
+    JobPreview,
+    JobProgress,
+    NearFound,
+    PatchDone,
+)
+from napari_ssldiff.viewer.patches import patches_of
 from napari_ssldiff.viewer.session import Parameters, Wording
 from napari_ssldiff.viewer.workbench import Workbench
 
 REGION = Box(32, 16, 64, 96)  # 4 × 6 cells of the fake backend
+
+
+@pytest.fixture(autouse=True)
+def _no_user_cache(own_cache: Path) -> None:
+    """The colours of a test's encoder are its own."""
 
 
 @pytest.fixture
@@ -119,12 +143,74 @@ def test_a_draft_that_was_dropped_is_made_up_for(
     backend.delay = 0.2
     paint(editor, bench, label, (0, 0))
     editor.draft()
-    paint(editor, bench, label, (3, 2))
+    editor.amount = 0.5
+    paint(editor, bench, label % 2 + 1, (3, 5))
     editor.draft()  # drops the first, whose cell nobody has seen yet
-    ends = [post.until((JobDone, JobCancelled), bench.handle) for _ in range(3)]
-    assert sum(isinstance(end, JobDone) for end in ends) == 2
-    made = {request.region.bounds for request in backend.requests[-2:]}
-    assert made == {Box(32, 16, 16, 16), Box(80, 48, 16, 16)}
+    ends = [post.until((JobDone, JobCancelled), bench.handle) for _ in range(2)]
+    assert [type(end) for end in ends] == [JobCancelled, JobDone]
+    made = [request.region.bounds for request in backend.requests[-2:]]
+    assert made == [Box(32, 16, 16, 16), Box(80, 96, 16, 16)]
+
+
+def test_a_draft_that_is_still_right_goes_on(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    backend.delay = 0.2
+    paint(editor, bench, label, (0, 0))
+    editor.draft()
+    paint(editor, bench, label, (3, 2))
+    editor.draft()
+    editor.draft()  # nothing new
+    ends = [post.until((JobDone, JobCancelled), bench.handle) for _ in range(2)]
+    assert [type(end) for end in ends] == [JobDone, JobDone]
+    made = [request.region.bounds for request in backend.requests]
+    assert made == [Box(32, 16, 16, 16), Box(80, 48, 16, 16)]
+
+
+def test_scattered_strokes_are_one_job_and_near_ones_one_region(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    paint(editor, bench, label, (0, 0), (1, 1))
+    paint(editor, bench, label % 2 + 1, (3, 5), (2, 5))
+    editor.draft()
+    post.until(JobDone, bench.handle)
+    assert len({m.job for m in post.seen if isinstance(m, JobPainted)}) == 1
+    near, far = (request.region for request in backend.requests)
+    assert (near.bounds, far.bounds) == (Box(32, 16, 32, 32), Box(64, 96, 32, 16))
+    inside = near.mask(near.bounds)
+    assert inside[:16, :16].all()
+    assert inside[16:, 16:].all()
+    assert inside.sum() == 2 * 16 * 16
+    previews = [m.region for m in post.seen if isinstance(m, JobPreview)]
+    assert previews[0] == near
+    assert previews[-1] == far
+    progress = [m.fraction for m in post.seen if isinstance(m, JobProgress) and m.fraction]
+    sampling = [f for f in progress if f < 1]
+    assert sampling[0] < 0.5 < sampling[-1]
+    assert "2 patches" in bench.session.status.text
+    count = len(backend.requests)
+    editor.draft()
+    assert len(backend.requests) == count
+
+
+def test_patches_that_are_whole_stay_when_their_job_is_stopped(
+    bench: Workbench, editor: FieldEditor, backend: Any, post: Any
+) -> None:
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    paint(editor, bench, label, (0, 0))
+    paint(editor, bench, label % 2 + 1, (3, 5))
+    backend.delay = 0.1
+    editor.draft()
+    post.until(PatchDone, bench.handle)
+    bench.cancel()
+    post.until(JobCancelled, bench.handle)
+    editor.draft()
+    post.until(JobDone, bench.handle)
+    made = [request.region.bounds for request in backend.requests]
+    assert made.count(Box(32, 16, 16, 16)) == 1
+    assert made[-1] == Box(80, 96, 16, 16)
 
 
 def test_a_run_that_broke_half_way_is_made_again(
@@ -228,6 +314,92 @@ def test_colours_stay_from_one_field_of_an_encoder_to_the_next(
     np.testing.assert_array_equal(after[0, 1], before[0, 5])
 
 
+def test_colours_stay_from_one_session_to_the_next(
+    bench: Workbench, editor: FieldEditor, post: Any
+) -> None:
+    before = layer(bench, "· embeddings").data.copy()
+    editor.close()
+    bench.regions.layer.data = []  # type: ignore[union-attr]
+    # All of one kind: fitted to it, everything would have the colour of the middle.
+    bench.regions.add(Region.from_box(Box(200, 100, 64, 32)), "rectangle")
+    other = FieldEditor(bench)
+    other.open(4)
+    post.until(JobDone, bench.handle)
+    after = layer(bench, "· embeddings").data
+    np.testing.assert_array_equal(after[0, 0], before[0, 0])
+    np.testing.assert_array_equal(other.colour_of(other.kinds[0]), before[0, 0])
+    other.close()
+
+
+def test_the_map_can_be_coloured_by_umap(
+    bench: Workbench, editor: FieldEditor, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = layer(bench, "· embeddings").data.copy()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not editor.colour("umap")
+    assert "pip install 'napari-ssldiff[umap]'" in bench.session.status.text
+    assert editor.method == "pca"
+    made = Placed(np.eye(4, dtype=np.float32), np.eye(4, 3, dtype=np.float32))
+    monkeypatch.setattr(colours, "need_umap", lambda: None)
+    monkeypatch.setattr(field_editor, "need_umap", lambda: None)
+    monkeypatch.setattr(colours, "fit_umap", lambda field: made)
+    assert editor.colour("umap")
+    post.until(JobDone, bench.handle)
+    assert editor.method == "umap"
+    shown = layer(bench, "· embeddings").data
+    assert (shown[0, 0] == [255, 0, 0]).all()
+    assert (shown[0, 5] == [0, 255, 0]).all()
+    assert editor.colour("pca")
+    np.testing.assert_array_equal(layer(bench, "· embeddings").data, before)
+    assert editor.colour("umap")  # kept: at once
+    np.testing.assert_array_equal(layer(bench, "· embeddings").data, shown)
+
+
+def test_a_data_set_is_asked_too_when_a_cell_is_pointed_at(
+    bench: Workbench, editor: FieldEditor, post: Any, tmp_path: Path
+) -> None:
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:, 32:] = 200
+    names = ("a.png", "b.png")
+    spec = SimpleNamespace(id="fake", width=4)
+    index = Index.at(tmp_path / "all", spec)  # type: ignore[arg-type]
+    for i, name in enumerate(names):
+        Image.fromarray(pixels).save(tmp_path / name)
+        at = image_of(tmp_path / name, name, index.folder, (32, 32), (1.0, 1.0, "pixel"))
+        # The first image has a cell of each kind, the other has twice the third axis.
+        vectors = np.eye(4, dtype=np.float32)[[0, 1] if i == 0 else [2, 2]]
+        part = index.write_part(vectors, np.array([[0, 0], [0, 1]], np.int32))
+        index.add(replace(at, cells=2), [part])
+    found: list[Elsewhere] = []
+    editor.found_elsewhere.connect(found.append)
+    (tmp_path / "b.png").unlink()
+    assert editor.open_index(index.folder)
+    assert f"moved or removed since: {tmp_path / 'b.png'}" in bench.session.status.text
+    assert editor.point(2, 4)
+    post.until(NearFound, bench.handle)
+    (elsewhere,) = found
+    first = elsewhere.cells[0]
+    assert (elsewhere.row, elsewhere.column) == (2, 4)
+    assert (first.image.name, first.corner) == ("a.png", (0, 32))
+    assert first.cosine == pytest.approx(1, abs=1e-3)
+    assert elsewhere.pictures[0] is not None
+    assert elsewhere.pictures[0].mean() == pytest.approx(200, abs=2)
+    gone = [p is None for c, p in zip(elsewhere.cells, elsewhere.pictures, strict=True)
+            if c.image.name == "b.png"]  # fmt: skip
+    assert gone == [True, True]
+    # A damaged index is told of; one of another encoder is not taken.
+    next(index.folder.glob("*.safetensors")).write_bytes(b"x")
+    editor.point(0, 0)
+    post.until(NearFound, bench.handle)
+    assert "make the index again" in found[-1].problem
+    other = Index.at(tmp_path / "other", SimpleNamespace(id="other", width=4))  # type: ignore[arg-type]
+    other.add(at, [])
+    assert not editor.open_index(other.folder)
+    assert "holds embeddings of other, not of fake" in bench.session.status.text
+    assert editor.index is not None
+    assert editor.index.encoder == "fake"
+
+
 def test_what_is_refused_changes_nothing(
     bench: Workbench, editor: FieldEditor, backend: Any, post: Any
 ) -> None:
@@ -319,10 +491,11 @@ def test_drafts_of_one_place_leave_one_run_in_the_provenance(
 def test_words_become_a_kind_that_can_be_painted(
     bench: Workbench, editor: FieldEditor, backend: Any, post: Any
 ) -> None:
-    assert not editor.describe()
+    assert not editor.tools.describe()
     assert "the prompt is empty" in bench.session.status.text.lower()
     bench.session.wording = Wording("dense nuclei", negative="fat")
-    assert editor.describe()
+    bench.session.parameters = Parameters(seed=7)
+    assert editor.tools.describe()
     post.until(JobDone, bench.handle)
     assert "can be painted" in bench.session.status.text.lower()
     assert (backend.prompts[-1].text, backend.prompts[-1].negative) == ("dense nuclei", "fat")
@@ -332,7 +505,11 @@ def test_words_become_a_kind_that_can_be_painted(
     editor.keep()
     post.until(JobDone, bench.handle)
     np.testing.assert_allclose(backend.requests[-1].field.vectors[0, 0], 0.5, atol=1e-6)
-    assert json.loads(backend.requests[-1].history[-1])["cells"] == {"dense nuclei": 1}
+    step = json.loads(backend.requests[-1].history[-1])
+    assert step["cells"] == {"dense nuclei": 1}
+    # Everything that it takes to make the kind again.
+    told = step["kinds"]["dense nuclei"]
+    assert (told["text"], told["negative"], told["seed"]) == ("dense nuclei", "fat", 7)
     # A label that napari offers and nobody has made.
     paint(editor, bench, 9, (0, 1))
     assert not editor.draft()
@@ -362,6 +539,6 @@ def test_an_edit_outside_the_image_is_refused(editor: FieldEditor) -> None:
     assert whole.bounds == Box(80, 96, 16, 16)
     ((_, part),) = patches_of(field, touched, Box(0, 0, 90, 500))
     assert part.bounds == Box(80, 96, 10, 16)
-    touched[0, 0] = True
+    touched[0, 0] = True  # three cells between them
     assert len(patches_of(field, touched, Box(0, 0, 500, 500))) == 2
     assert patches_of(field, touched, Box(0, 0, 20, 20)) == []

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_ssldiff import __version__
-from napari_ssldiff.cli import augment, bench, evaluate, fields, models, prompts, train
+from napari_ssldiff.cli import (
+    augment,
+    bench,
+    edit,
+    evaluate,
+    fields,
+    models,
+    nearest,
+    prompts,
+    train,
+)
 from napari_ssldiff.errors import Cancelled, SSLDiffError
 
 EXIT_INPUT = 2
@@ -112,7 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
     vary.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.ome.zarr")
 
     prompts.add_parser(commands, _add_sampler)
-    fields.add_parsers(commands, _add_sampler)
+    edit.add_parser(commands)
+    fields.add_parser(commands, _add_sampler)
+    nearest.add_parsers(commands)
     train.add_parser(commands)
 
     _add_sampler(evaluate.add_parser(commands))

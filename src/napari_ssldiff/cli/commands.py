@@ -253,9 +253,23 @@ def bench(arguments: argparse.Namespace) -> None:
 
 def edit(arguments: argparse.Namespace) -> None:
     """A field, changed."""
-    from napari_ssldiff.cli.fields import run_edit
+    from napari_ssldiff.cli.edit import run
 
-    run_edit(arguments)
+    run(arguments)
+
+
+def index(arguments: argparse.Namespace) -> None:
+    """The cells of a data set, to be asked by ``nearest``."""
+    from napari_ssldiff.cli.nearest import run_index
+
+    run_index(arguments)
+
+
+def nearest(arguments: argparse.Namespace) -> None:
+    """The cells of a data set that are most like a field's."""
+    from napari_ssldiff.cli.nearest import run_nearest
+
+    run_nearest(arguments)
 
 
 def render_field(arguments: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter1d  # type: ign
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
 from napari_ssldiff.embeddings.field import EmbeddingField, Vectors, normalise, slerp
+from napari_ssldiff.embeddings.line import along
 from napari_ssldiff.errors import InputError
 
 #: Cells that :func:`transfer` matches at once.
@@ -50,11 +51,15 @@ def _vector(field: EmbeddingField, vector: ArrayLike, name: str) -> Vectors:
     return v
 
 
-def _towards(field: EmbeddingField, goal: Vectors, t: NDArray[np.float32]) -> EmbeddingField:
-    """Slerp of every cell, the ends exact."""
-    made = slerp(field.vectors, goal, t)
+def _arc(a: Vectors, b: Vectors, t: NDArray[np.float32]) -> Vectors:
+    """Slerp, the ends exact."""
     at = t[..., None]
-    return replace(field, vectors=np.where(at == 0, field.vectors, np.where(at == 1, goal, made)))
+    return np.where(at == 0, a, np.where(at == 1, b, slerp(a, b, t)))
+
+
+def _towards(field: EmbeddingField, goal: Vectors, t: NDArray[np.float32]) -> EmbeddingField:
+    """Every cell on its way to its goal."""
+    return replace(field, vectors=_arc(field.vectors, goal, t))
 
 
 def average(field: EmbeddingField, mask: ArrayLike | None = None) -> Vectors:
@@ -106,6 +111,101 @@ def mix(
     if not 0 <= amount <= 1:
         raise InputError(f"the amount lies between 0 and 1, got {amount}")
     return _towards(a, b.vectors, np.float32(amount) * _weights(a, mask))
+
+
+def stretched(field: EmbeddingField, like: EmbeddingField) -> EmbeddingField:
+    """A field's content in the frame of another, stretched over all of it: what :func:`mix` needs
+    of a region of another shape. A field of the same shape keeps its vectors bit for bit.
+
+    Raises
+    ------
+    InputError
+        If the fields are of different encoders.
+    """
+    _same_space(field, like)
+    if field.shape == like.shape:
+        return replace(like, vectors=field.vectors)
+    places = [
+        o + (np.arange(n) + 0.5) / n * m * c
+        for o, n, m, c in zip(field.origin, like.shape, field.shape, field.cell, strict=True)
+    ]
+    return replace(like, vectors=field.sample(places[0][:, None], places[1]))
+
+
+def interpolate(
+    field: EmbeddingField,
+    start: ArrayLike,
+    end: ArrayLike,
+    path: Literal["y", "x"] | ArrayLike,
+    *,
+    width: float = 1.0,
+    soft: float = 0.0,
+    mask: ArrayLike | None = None,
+) -> EmbeddingField:
+    """Cells that lead from one meaning to another, by slerp over the length of the way.
+
+    Parameters
+    ----------
+    start, end
+        ``(d,)`` or ``(…, d)``, of which the mean direction counts.
+    path
+        ``"x"`` or ``"y"``: from the first column or row that takes part to the last, all of them
+        exactly ``start`` and ``end`` there. Or ``(n, 2)`` points ``(row, column)`` of a polyline,
+        where whole numbers are the middles of cells; a cell takes the meaning of the point of
+        the line that is nearest.
+    width, soft
+        Of a line, in cells: what is within half the width of it becomes the meaning, what is
+        farther fades into the field over ``soft``.
+
+    Raises
+    ------
+    InputError
+        If a meaning is none, the line has no length, or a width is negative.
+    """
+    weights = _weights(field, mask)
+    a = _vector(field, _mean(start), "the start")
+    b = _vector(field, _mean(end), "the end")
+    if isinstance(path, str):
+        t = _within(weights > 0, path)
+    else:
+        t, near = along(field.shape, path, width, soft)
+        weights = near * weights
+    return _towards(field, _between(field, a, b, t), weights)
+
+
+def way(
+    field: EmbeddingField,
+    start: ArrayLike,
+    end: ArrayLike,
+    path: ArrayLike,
+    width: float = 1.0,
+    soft: float = 0.0,
+) -> tuple[EmbeddingField, NDArray[np.float32]]:
+    """What :func:`interpolate` leads a field's cells to along a line, and how far each of them."""
+    t, near = along(field.shape, path, width, soft)
+    a, b = _vector(field, _mean(start), "the start"), _vector(field, _mean(end), "the end")
+    return replace(field, vectors=_between(field, a, b, t)), near
+
+
+def _between(field: EmbeddingField, a: Vectors, b: Vectors, t: NDArray[np.float32]) -> Vectors:
+    return _arc(*(np.broadcast_to(v, field.vectors.shape) for v in (a, b)), t)
+
+
+def _mean(vectors: ArrayLike) -> NDArray[np.float64] | Vectors:
+    v = np.asarray(vectors, np.float32)
+    return v if v.ndim == 1 else v.reshape(-1, v.shape[-1]).mean(0, dtype=np.float64)
+
+
+def _within(inside: NDArray[np.bool_], axis: str) -> NDArray[np.float32]:
+    """From 0 to 1 over the rows or columns that take part."""
+    if axis not in ("y", "x"):
+        raise InputError(f"an axis is x or y, got {axis!r}")
+    used = np.nonzero(inside.any(1 if axis == "y" else 0))[0]
+    line = np.zeros(inside.shape[axis == "x"], np.float32)
+    if len(used):
+        span = slice(used[0], used[-1] + 1)
+        line[span] = ramp((1, used[-1] + 1 - used[0]), "x")[0]
+    return np.broadcast_to(line[:, None] if axis == "y" else line, inside.shape).copy()
 
 
 def ramp(shape: tuple[int, int], axis: Literal["y", "x"]) -> NDArray[np.float32]:

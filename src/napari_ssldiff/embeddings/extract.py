@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,44 @@ def _cache_file(scene: Scene, encoder: Encoder, box: Box, folder: Path) -> Path 
     return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
 
 
+def cell_blocks(
+    scene: Scene, box: Box, spec: EncoderSpec, check: Callable[[], None] = lambda: None
+) -> Iterator[tuple[int, int, tuple[int, int], NDArray[np.uint8]]]:
+    """The pixels of a box's cells, by blocks of at most :data:`BLOCK` cells a side; as fine as the
+    encoder sees, so ``s`` is ``cell · detail``.
+
+    Blocks are read by dask's threads, four at a time, so memory does not depend on the box.
+
+    Parameters
+    ----------
+    box
+        In pixels of the encoder's resolution; its last row and column of cells may reach beyond.
+    check
+        Called between reads; raises to cancel.
+
+    Yields
+    ------
+    Row and column of the first cell, ``(rows, columns)`` of the block, and ``(n, s, s, 3)`` uint8.
+    """
+    side = spec.cell * spec.detail
+    # Cells that are read finely are large: as many at a time as keep a block's size.
+    block = max(1, BLOCK // spec.detail)
+    rows, columns = -(-box.h // spec.cell), -(-box.w // spec.cell)
+
+    def read(r: int, c: int) -> tuple[int, int, tuple[int, int], NDArray[np.uint8]]:
+        h, w = min(block, rows - r), min(block, columns - c)
+        top, left = box.y * spec.detail + r * side, box.x * spec.detail + c * side
+        pixels = read_grid(scene, Box(top, left, h * side, w * side), spec, spec.detail)
+        cells = pixels.reshape(h, side, w, side, 3).transpose(0, 2, 1, 3, 4)
+        return r, c, (h, w), cells.reshape(h * w, side, side, 3)
+
+    for r in range(0, rows, block):
+        starts = range(0, columns, block)
+        for group in (starts[i : i + 4] for i in range(0, len(starts), 4)):
+            check()
+            yield from compute(*(delayed(read)(r, c) for c in group), scheduler="threads")
+
+
 def embed_box(
     scene: Scene,
     box: Box,
@@ -93,8 +131,8 @@ def embed_box(
 ) -> EmbeddingField:
     """Embed every cell of a box.
 
-    Blocks of cells are read by dask's threads one ahead of the encoder, so memory holds two
-    rows of blocks however large the box is.
+    Cells are read as by :func:`cell_blocks`, so memory holds four blocks of pixels however large
+    the box is.
 
     Parameters
     ----------
@@ -121,33 +159,18 @@ def embed_box(
             return EmbeddingField.load(stored)
         except InputError:
             stored.unlink(missing_ok=True)  # a damaged cache entry is no reason to stop
-    cell, side = spec.cell, spec.cell * spec.detail
-    # Cells that are read finely are large: as many at a time as keep a block's size.
-    block = max(1, BLOCK // spec.detail)
+    cell = spec.cell
     rows, columns = -(-box.h // cell), -(-box.w // cell)
     vectors = np.empty((rows, columns, spec.width), np.float32)
     valid = np.empty((rows, columns), bool)
 
-    def read(r: int, c: int) -> NDArray[np.uint8]:
-        h, w = min(block, rows - r), min(block, columns - c)
-        top, left = box.y * spec.detail + r * side, box.x * spec.detail + c * side
-        pixels = read_grid(scene, Box(top, left, h * side, w * side), spec, spec.detail)
-        cells = pixels.reshape(h, side, w, side, 3).transpose(0, 2, 1, 3, 4)
-        return cells.reshape(h * w, side, side, 3)
-
     done = 0
-    for r in range(0, rows, block):
-        starts = range(0, columns, block)
-        for group in (starts[i : i + 4] for i in range(0, len(starts), 4)):
-            check()
-            blocks = compute(*(delayed(read)(r, c) for c in group), scheduler="threads")
-            for c, cells in zip(group, blocks, strict=True):
-                check()
-                h, w = min(block, rows - r), min(block, columns - c)
-                vectors[r : r + h, c : c + w] = encoder.embed(cells).reshape(h, w, -1)
-                valid[r : r + h, c : c + w] = holds_tissue(cells, scene.background).reshape(h, w)
-                done += h * w
-                progress(done, rows * columns)
+    for r, c, (h, w), cells in cell_blocks(scene, box, spec, check):
+        check()
+        vectors[r : r + h, c : c + w] = encoder.embed(cells).reshape(h, w, -1)
+        valid[r : r + h, c : c + w] = holds_tissue(cells, scene.background).reshape(h, w)
+        done += h * w
+        progress(done, rows * columns)
     sy, sx = grid_scale(scene, spec)
     field = EmbeddingField(
         vectors=vectors,

@@ -40,7 +40,7 @@ class Colours:
 
 def fit_colours(field: EmbeddingField) -> Colours:
     """Colours by the principal components of a field's cells, those of background left out."""
-    cells = _cells(field)
+    cells = cells_of(field)
     centred = cells - cells.mean(0)
     axes = np.zeros((3, field.width), np.float32)
     found = np.linalg.svd(centred, full_matrices=False)[2][:3]
@@ -94,7 +94,7 @@ def prototypes(field: EmbeddingField, count: int, seed: int = 0) -> Prototypes:
 
     if count < 1:
         raise InputError(f"there is at least 1 prototype, got {count}")
-    cells = _cells(field)
+    cells = cells_of(field)
     k = min(count, len(np.unique(cells.round(5), axis=0)))
     found = KMeans(k, n_init=4, random_state=seed).fit(cells)
     order = np.argsort(-np.bincount(found.labels_, minlength=k), kind="stable")
@@ -146,5 +146,6 @@ def _valid(field: EmbeddingField) -> NDArray[np.bool_]:
     return field.valid
 
 
-def _cells(field: EmbeddingField) -> Vectors:
+def cells_of(field: EmbeddingField) -> Vectors:
+    """``(n, d)``: a field's cells, those of background left out."""
     return np.asarray(field.vectors[_valid(field)], np.float32)

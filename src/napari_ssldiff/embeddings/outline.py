@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, label  # type: ignore[import-untyped]
 
 Ring = list[tuple[int, int]]
+Part = tuple[NDArray[np.bool_], list[Ring]]
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], Ring]]:
@@ -23,6 +25,41 @@ def outlines(mask: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], Ring]]:
     """
     labels, count = label(np.asarray(mask, bool))
     return [(part, _trace(part)) for k in range(1, count + 1) for part in _simple(labels == k)]
+
+
+def gathered(mask: NDArray[np.bool_], gap: int) -> list[Part]:
+    """:func:`outlines`, those near one another put together.
+
+    Parameters
+    ----------
+    gap
+        Cells that may lie between the bounding boxes of two that belong together; a corner counts
+        like a side.
+
+    Returns
+    -------
+    For each group the cells that it covers and its polygons; ordered by their first cells.
+    """
+    parts: list[Part] = [(cells, [ring]) for cells, ring in outlines(mask)]
+    done = False
+    while not done:
+        done = True
+        for i, j in combinations(range(len(parts)), 2):
+            if _apart(parts[i], parts[j]) <= gap:
+                (cells, rings), (more, others) = parts[i], parts.pop(j)
+                parts[i] = cells | more, rings + others
+                done = False
+                break
+    return parts
+
+
+def _apart(a: Part, b: Part) -> int:
+    """Cells between two bounding boxes, along the axis on which they are farther apart."""
+    (low_a, high_a), (low_b, high_b) = (
+        (corners.min(0), corners.max(0))
+        for corners in (np.concatenate([np.array(ring) for ring in part[1]]) for part in (a, b))
+    )
+    return int(np.maximum(low_a - high_b, low_b - high_a).max())
 
 
 def _simple(part: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:

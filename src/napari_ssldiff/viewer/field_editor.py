@@ -1,44 +1,43 @@
 """The embeddings of a region under one's hands: a map of them, a brush, and what it makes.
 
-Strokes go into a napari Labels layer with one pixel per cell and one label per prototype. What
-they cover is mixed with its prototype by the amount of the slider, always from the field that was
-last kept, and only cells that differ from what the overlay shows are synthesised again.
+Strokes go into a napari Labels layer with one pixel per cell and one label per kind. What they
+cover is mixed with its kind by the amount of the slider, always from the field that was last kept,
+and only cells that differ from what the overlay shows are synthesised again.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_ssldiff.embeddings import edit
+from napari_ssldiff.embeddings.colours import Method, Palette, colours_for, kept_colours, need_umap
 from napari_ssldiff.embeddings.edited import EditedField
-from napari_ssldiff.embeddings.field import EmbeddingField
-from napari_ssldiff.embeddings.look import Colours, Near, fit_colours, nearest, similarity
-from napari_ssldiff.embeddings.outline import outlines
+from napari_ssldiff.embeddings.field import EmbeddingField, Vectors
+from napari_ssldiff.embeddings.index import Index
+from napari_ssldiff.embeddings.look import Near, nearest, similarity
 from napari_ssldiff.errors import InputError
-from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.scenes.lengths import Length
-from napari_ssldiff.viewer.field_job import Kind, OpenedField, WordsJob, picture_of
+from napari_ssldiff.viewer.field_job import PICTURE, ColoursJob, OpenedField, picture_of
 from napari_ssldiff.viewer.field_layers import FieldLayers
+from napari_ssldiff.viewer.field_renders import Renders
+from napari_ssldiff.viewer.field_tools import FieldTools
+from napari_ssldiff.viewer.kinds import Kind, painted, told_of
+from napari_ssldiff.viewer.lookup import Lookup
 from napari_ssldiff.viewer.messages import (
+    ColoursFound,
     FieldOpened,
-    JobCancelled,
-    JobDone,
-    JobFailed,
-    JobPainted,
     KindFound,
     Message,
+    NearFound,
 )
 from napari_ssldiff.viewer.overlay import PAINTING_KEY
 from napari_ssldiff.viewer.session import Parameters, Severity
-from napari_ssldiff.viewer.shown import Shown
 from napari_ssldiff.viewer.told import told
-from napari_ssldiff.viewer.wording import prompt_of
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 
 #: Real cells that are shown beside one that was pointed at.
 NEIGHBOURS = 5
-#: Cells a side of what words are made into, before their mean is taken.
-PATCH = 4
 
 
 @dataclass(frozen=True)
@@ -71,150 +68,67 @@ class Pointed:
     pictures: tuple[NDArray[np.uint8], ...]
 
 
-@dataclass(frozen=True)
-class _Content:
-    field: EmbeddingField
-    history: tuple[str, ...]
-
-
 class FieldEditor:
     """One field at a time, over a :class:`Workbench`. Main thread only."""
 
     opened_changed = Signal()
     kinds_changed = Signal()
     pointed_at = Signal(object)
+    index_changed = Signal()
+    #: An :class:`~napari_ssldiff.viewer.lookup.Elsewhere` for the cell that was pointed at last.
+    found_elsewhere = Signal(object)
     #: Something was painted or erased.
     stroke = Signal()
 
     def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
+        self.bench = bench
         self.opened: OpenedField | None = None
         #: The field with the edits that were kept.
         self.edited: EditedField | None = None
         #: What can be painted; label ``i + 1`` of the brush is kind ``i``.
         self.kinds: list[Kind] = []
         self.amount = 1.0
-        self._colours: dict[str, Colours] = {}
-        self._shown: Shown | None = None
-        self._drafts: set[int] = set()
+        self.tools = FieldTools(self)
+        #: A data set that is asked too when a cell is pointed at.
+        self.index: Index | None = None
+        self._lookup = Lookup(bench.deliver, PICTURE)
+        #: How the map is coloured.
+        self.method: Method = "pca"
+        self._palette: Palette | None = None
+        self._renders: Renders | None = None
         self._layers: FieldLayers | None = None
         bench.heard.connect(self._hear)
         bench.viewer.layers.events.removed.connect(self._on_removed)
 
     def say(self, text: str, severity: Severity = "info") -> None:
         """Put a line into the status."""
-        self._bench.say(text, severity)
+        self.bench.say(text, severity)
 
     @property
-    def painted(self) -> NDArray[np.int64]:
-        """``(rows, columns)``: the prototype, from 1, that lies on a cell; 0 for none."""
-        self._field()
-        assert self._layers is not None
-        return self._layers.painted
+    def kept(self) -> EmbeddingField:
+        """The field with the edits that were kept.
 
-    @property
-    def current(self) -> EmbeddingField:
-        """The kept field with what is painted on it."""
-        field, labels = self._field(), self.painted
-        for label in np.unique(labels[labels > 0]):
-            if label > len(self.kinds):
-                raise InputError(f"there is no kind {label}: paint with one of {len(self.kinds)}")
-            mask = (labels == label) * np.float32(self.amount)
-            field = edit.paint(field, self.kinds[label - 1].vector, mask)
-        return field
-
-    @told
-    def open(self, count: int = 8) -> None:
-        """Queue the embeddings of the first chosen region; asks before edits are given up."""
-        if self.edited is not None and (self.edited.history or self.painted.any()):
-            question = "Edits of the embeddings that are open can then not be taken back. Go on?"
-            if not self._bench.confirm(question):
-                raise InputError("the embeddings stay as they are")
-        self._bench.open_field(count)
-
-    @told
-    def describe(self) -> None:
-        """Queue a kind of cell that is as the session's prompt asks for."""
-        self._field()
-        opened, session = self.opened, self._bench.session
-        assert opened is not None
-        prompt, how = prompt_of(session), session.parameters
-        # A patch of cells: the prior makes neighbours that agree.
-        box = opened.region.bounds
-        side = [round(PATCH * c) for c in opened.field.cell]
-        patch = Box(box.y, box.x, *side).intersect(opened.scene.box)
-        self._bench.submit(
-            WordsJob(
-                opened.scene, Region.from_box(patch), opened.model_id, session.device, how, prompt
-            )
-        )
-
-    @told
-    def choose(self, kind: int) -> None:
-        """Give the user the brush with a kind of cell, counted from 0."""
-        self._field()
-        brush = self._brush()
-        brush.selected_label = kind + 1
-        brush.mode = "paint"
-        self._bench.viewer.layers.selection.active = brush
-        self.say("Paint cells; the eraser takes paint off again.")
-
-    @told
-    def draft(self) -> None:
-        """Queue a quick look at what has changed; the one before it is dropped."""
-        self._show(self._ready_draft(), draft=True)
-
-    @told
-    def keep(self) -> None:
-        """Make what is painted part of the field, and queue it by the preset that is chosen."""
-        self._ready()
-        labels, field = self.painted, self.current
-        assert self.edited is not None
-        assert self._shown is not None
-        if labels.any():
-            self.edited = self.edited.then(
-                field, "paint", amount=round(self.amount, 4), cells=self._counts()
-            )
-            self._clear()
-            self._shown.forget(labels > 0)  # what has shown them was a draft
-        elif not self._shown.stale(field).any():
-            raise InputError("nothing is painted: pick a kind of cell and paint on the image")
-        self._show(self._bench.session.parameters)
-
-    @told
-    def undo(self) -> None:
-        """Take paint off, or else the last kept edit back."""
-        self._ready()
-        if self.painted.any():
-            self._clear()
-        else:
-            assert self.edited is not None
-            self.edited = self.edited.undone()
-        self._draw_map()
-        self._show(self._bench.session.parameters)
-
-    @told
-    def point(self, row: int, column: int) -> None:
-        """Show how like every cell is to one, and the real cells that are most like it."""
-        field = self.current
-        assert self.opened is not None
-        vector = field.vectors[row, column]
-        assert self._layers is not None
-        self._layers.show_heat(similarity(field, vector))
-        real = self.opened.field
-        near = tuple(nearest(real, vector, NEIGHBOURS, beside=(row, column)))
-        scene = self.opened.scene
-        pictures = tuple(picture_of(scene, real, n.row, n.column) for n in near)
-        self.pointed_at.emit(Pointed(row, column, near, pictures))
-
-    # Inside
-
-    def _field(self) -> EmbeddingField:
+        Raises
+        ------
+        InputError
+            If none is open.
+        """
         if self.edited is None:
             raise InputError("no embeddings are open: draw a region and open its embeddings")
         return self.edited.field
 
-    def _ready(self) -> OpenedField:
+    @property
+    def painted(self) -> NDArray[np.int64]:
+        """``(rows, columns)``: the kind, from 1, that lies on a cell; 0 for none."""
+        _, layers, _ = self._parts()
+        return layers.painted
+
+    @property
+    def current(self) -> EmbeddingField:
+        """The kept field with what is painted on it."""
+        return painted(self.kept, self.painted, self.kinds, self.amount)
+
+    def ready(self) -> OpenedField:
         """The open field, if it can be edited now.
 
         Raises
@@ -222,135 +136,232 @@ class FieldEditor:
         InputError
             If none is open, or another scene or model is chosen.
         """
-        self._field()
-        opened = self.opened
-        assert opened is not None
-        if self._bench.source is not opened.source:
+        opened, _, _ = self._parts()
+        if self.bench.source is not opened.source:
             raise InputError(f"the embeddings are those of {opened.scene.name}: choose that scene")
-        if self._bench.session.model_id != opened.model_id:
+        if self.bench.session.model_id != opened.model_id:
             raise InputError(
                 f"the embeddings are those of {opened.model_id}: choose that model, or open them "
                 "again"
             )
         return opened
 
-    def _counts(self) -> dict[str, int]:
-        """Cells that each kind is painted on."""
-        labels, counts = self.painted, dict[str, int]()
-        for k in np.unique(labels[labels > 0]):
-            name = self.kinds[k - 1].name
-            counts[name] = counts.get(name, 0) + int((labels == k).sum())
-        return counts
+    @told
+    def open(self, count: int = 8) -> None:
+        """Queue the embeddings of the first chosen region; asks before edits are given up."""
+        if self.edited is not None and (self.edited.history or self.painted.any()):
+            question = "Edits of the embeddings that are open can then not be taken back. Go on?"
+            if not self.bench.confirm(question):
+                raise InputError("the embeddings stay as they are")
+        self.bench.open_field(count)
+
+    @told
+    def choose(self, kind: int) -> None:
+        """Give the user the brush with a kind of cell, counted from 0."""
+        brush = self._brush()
+        brush.selected_label = kind + 1
+        brush.mode = "paint"
+        self.bench.viewer.layers.selection.active = brush
+        self.say("Paint cells; the eraser takes paint off again.")
+
+    @told
+    def draft(self) -> None:
+        """Queue a quick look at what has changed, in place of those that are no longer right."""
+        self.ready()
+        how = self.bench.session.parameters
+        self._show(replace(how, preset="draft", steps=None, guidance=None), draft=True)
+
+    @told
+    def keep(self) -> None:
+        """Make what is painted part of the field, and queue it by the preset that is chosen."""
+        self.ready()
+        _, _, renders = self._parts()
+        labels = self.painted
+        if labels.any():
+            self.edited = self._with_paint()
+            self._clear()
+            renders.forget(labels > 0)  # what has shown them was a draft
+        elif not renders.stale(self.kept).any():
+            raise InputError("nothing is painted: pick a kind of cell and paint on the image")
+        self._show(self.bench.session.parameters)
+
+    @told
+    def undo(self) -> None:
+        """Take paint off, or else the last kept edit back."""
+        self.ready()
+        if self.painted.any():
+            self._clear()
+        else:
+            assert self.edited is not None
+            self.edited = self.edited.undone()
+        self._draw_map()
+        self._show(self.bench.session.parameters)
+
+    @told
+    def point(self, row: int, column: int) -> None:
+        """Show how like every cell is to one, and the real cells that are most like it."""
+        (opened, layers, _), field = self._parts(), self.current
+        vector = field.vectors[row, column]
+        layers.show_heat(similarity(field, vector))
+        real, scene = opened.field, opened.scene
+        near = tuple(nearest(real, vector, NEIGHBOURS, beside=(row, column)))
+        pictures = tuple(picture_of(scene, real, n.row, n.column) for n in near)
+        self.pointed_at.emit(Pointed(row, column, near, pictures))
+        if self.index is not None:
+            self._lookup.ask(self.index, vector, NEIGHBOURS, row, column)
+
+    @told
+    def colour(self, method: Method, anew: bool = False) -> None:
+        """Colour the map by another method; ``anew``: fitted to the field that is open, for good.
+
+        Colours of an encoder are fitted once and kept between sessions.
+        """
+        field = self.kept
+        found = None if anew else kept_colours(field.encoder, field.width, method)
+        if found is None and method == "umap":
+            need_umap()
+            self.bench.submit(ColoursJob(field, method, anew))
+        else:
+            self._take_colours(found or colours_for(field, method, anew), method)
+
+    @told
+    def open_index(self, folder: str | Path) -> None:
+        """Have a data set asked too, of which ``napari-ssldiff index`` has made an index."""
+        index = Index.open(folder)
+        index.check(self.kept.encoder)
+        self.index = index
+        self.index_changed.emit()
+        gone = index.missing()
+        moved = f"; moved or removed since: {', '.join(gone[:3])}" if gone else ""
+        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+        self.say(
+            f"{index.cells} cells of {len(index.images)} images can be pointed at{moved}{more}"
+        )
+
+    # What the tools do with the brush
+
+    @property
+    def brush_label(self) -> int:
+        """The kind, from 1, that the brush paints."""
+        return int(self._brush().selected_label)
+
+    def put(self, kind: Kind, index: int | None = None) -> int:
+        """Add a kind, or put it in the place of another; which one it is, from 0."""
+        if index is None:
+            self.kinds.append(kind)
+            index = len(self.kinds) - 1
+        else:
+            self.kinds[index] = kind
+        self.kinds_changed.emit()
+        return index
+
+    def lay(self, label: int, cells: NDArray[np.bool_], alone: bool = False) -> None:
+        """Paint cells with a kind, counted from 1; ``alone``: and take it off all others."""
+        _, layers, _ = self._parts()
+        self._brush()
+        labels = layers.painted.copy()
+        if alone:
+            labels[labels == label] = 0
+        labels[cells] = label
+        layers.cover(labels)
+        self.stroke.emit()  # also where the labels are the same and their meaning is not
+
+    def draw_path(self) -> None:
+        """Give the user the tool that draws a path; :attr:`tools` hear of it."""
+        self._parts()[1].draw_path()
+
+    # Inside
+
+    def _parts(self) -> tuple[OpenedField, FieldLayers, Renders]:
+        """What belongs to the field that is open."""
+        self.kept  # noqa: B018  (says that none is)
+        assert self.opened is not None
+        assert self._layers is not None
+        assert self._renders is not None
+        return self.opened, self._layers, self._renders
+
+    def _with_paint(self) -> EditedField:
+        """The kept field and, where something is painted, one more edit."""
+        field, labels = self.current, self.painted
+        assert self.edited is not None
+        if not labels.any():
+            return self.edited
+        op, facts = told_of(labels, self.kinds, self.amount)
+        return self.edited.then(field, op, **facts)
 
     def _hear(self, message: Message) -> None:
         if isinstance(message, FieldOpened):
             self._take(message.opened)
-        elif isinstance(message, JobPainted) and self._shown is not None:
-            self._shown.painted(message.job)
-        elif isinstance(message, JobDone | JobCancelled | JobFailed) and self._shown is not None:
-            end = self._shown.done if isinstance(message, JobDone) else self._shown.stopped
-            self._drafts.discard(message.job)
-            if end(message.job):
-                self._mend()
-        elif isinstance(message, KindFound) and self.opened is not None:
-            if message.kind.encoder != self.opened.field.encoder:
-                return  # another field was opened meanwhile
-            self.kinds.append(message.kind)
-            self.kinds_changed.emit()
-            self.choose(len(self.kinds) - 1)
-
-    @told
-    def _mend(self) -> None:
-        """Make up for what a dropped draft has painted after it was dropped."""
-        self._show(self._ready_draft(), draft=True)
-
-    def _ready_draft(self) -> Parameters:
-        self._ready()
-        how = self._bench.session.parameters
-        return replace(how, preset="draft", steps=None, guidance=None)
+        elif isinstance(message, KindFound):
+            self.tools.take(message.kind)
+        elif isinstance(message, NearFound):
+            if self.opened is not None and self.index is not None:
+                self.found_elsewhere.emit(message.found)
+        elif isinstance(message, ColoursFound):
+            if self.opened is not None and self.opened.field.encoder == message.encoder:
+                self._take_colours(message.palette, "umap")
+        elif self._renders is not None and self._renders.hear(message):
+            self.draft()  # makes up for what a dropped draft has painted after it was dropped
 
     def _take(self, opened: OpenedField) -> None:
-        if opened.source not in self._bench.viewer.layers:
+        if opened.source not in self.bench.viewer.layers:
             return  # removed while its embeddings were made
         self._drop()
+        if self.index is not None and self.index.encoder != opened.field.encoder:
+            self.index = None
+            self.index_changed.emit()
         self.opened, self.edited = opened, EditedField(opened.field)
-        self._shown, self.kinds = Shown(opened.field), list(opened.kinds)
-        if opened.field.encoder not in self._colours:
-            self._colours[opened.field.encoder] = fit_colours(opened.field)
+        self._renders, self.kinds = Renders(self.bench, opened), list(opened.kinds)
+        self._palette = kept_colours(opened.field.encoder, opened.field.width, self.method)
+        if self._palette is None:  # never fitted, which by UMAP takes a while
+            self.method = "pca"
+            self._palette = colours_for(opened.field)
         self._layers = FieldLayers(
-            self._bench.viewer, opened.source, opened.scene.name, opened.field, self.point,
-            self.stroke.emit,
+            self.bench.viewer, opened.source, opened.scene.name, opened.field, self.point,
+            self.stroke.emit, self.tools.lead,
         )  # fmt: skip
         self._draw_map()
         self._brush()
         self._layers.activate()
         self.opened_changed.emit()
 
-    def _show(self, parameters: Parameters, draft: bool = False) -> None:
-        opened, field = self._ready(), self.current
-        assert self.edited is not None
-        assert self._shown is not None
-        self._stop_drafts()
-        touched = self._shown.stale(field)
-        if not touched.any():
-            return
-        patches = patches_of(field, touched, opened.scene.box)
-        inside = np.zeros(field.shape, bool)
-        for cells, _ in patches:
-            inside |= cells
-        self._shown.settle(touched & ~inside, field)
-        if not patches:
-            raise InputError("the cells that were painted lie outside the image")
-        edges = replace(parameters.edges, grow=Length(0))
-        if not edges.context.value and not edges.match.value:
-            # What lies around stays as it is, so that an edit grows into it.
-            edges = replace(edges, context=Length(cell_of(opened)))
-        history = self.edited.history
-        if self.painted.any():
-            painted = self.edited.then(
-                field, "paint", amount=round(self.amount, 4), cells=self._counts()
-            )
-            history = painted.history
-        content = _Content(field, history)
-        how = replace(parameters, edges=edges, over=True, strength=1.0)
-        for cells, region in patches:
-            job = self._bench.render(region, content, how)
-            self._shown.begin(job, cells, field)
-            if draft:
-                self._drafts.add(job)
+    def _take_colours(self, palette: Palette, method: Method) -> None:
+        self._palette, self.method = palette, method
         self._draw_map()
+        self._brush()
+        self.kinds_changed.emit()
 
-    def _stop_drafts(self) -> None:
-        """Drop what is drafted; what of it is painted already counts as neither old nor new."""
-        self._bench.worker.cancel(lambda job: job.id in self._drafts)
-        for job in self._drafts:
-            if self._shown is not None:
-                self._shown.drop(job)
-        self._drafts.clear()
+    def _show(self, parameters: Parameters, draft: bool = False) -> None:
+        _, _, renders = self._parts()
+        if renders.show(self._with_paint(), parameters, draft):
+            self._draw_map()
 
     def _draw_map(self) -> None:
         if self._layers is not None:
-            field = self.current
-            self._layers.show_map(self._colours[field.encoder](field.vectors))
+            self._layers.show_map(self._colours(self.current.vectors))
 
     def _brush(self) -> Labels:
-        assert self._layers is not None
-        return self._layers.brush([self.colour_of(kind) for kind in self.kinds])
+        _, layers, _ = self._parts()
+        return layers.brush([self.colour_of(kind) for kind in self.kinds])
 
     def colour_of(self, kind: Kind) -> NDArray[np.uint8]:
         """``(3,)``: a kind's colour on the map."""
-        assert self.opened is not None
-        return self._colours[self.opened.field.encoder](kind.vector)
+        return self._colours(kind.vector)
+
+    def _colours(self, vectors: Vectors) -> NDArray[np.uint8]:
+        assert self._palette is not None
+        return self._palette(vectors)
 
     def _clear(self) -> None:
         if self._layers is not None:
             self._layers.clear()
 
     def _drop(self) -> None:
-        self._stop_drafts()
+        if self._renders is not None:
+            self._renders.stop()
         if self._layers is not None:
             self._layers.remove()
-        self.opened = self.edited = self._shown = self._layers = None
+        self.opened = self.edited = self._renders = self._layers = self._palette = None
         self.kinds = []
 
     def _on_removed(self, event: Any) -> None:
@@ -360,34 +371,13 @@ class FieldEditor:
         if self.opened is not None and layer is self.opened.source:
             self._drop()
             self.opened_changed.emit()
-        elif self.opened is not None and PAINTING_KEY in layer.metadata:
-            self._shown = Shown(self.opened.field)  # with its overlay went what it showed
+        elif self._renders is not None and PAINTING_KEY in layer.metadata:
+            self._renders.overlay_removed()
 
     def close(self) -> None:
         """Take the layers away and stop listening. Safe to call twice."""
         self._drop()
+        self._lookup.close()
         with suppress(ValueError):
-            self._bench.viewer.layers.events.removed.disconnect(self._on_removed)
-        self._bench.heard.disconnect(self._hear, missing_ok=True)
-
-
-def cell_of(opened: OpenedField) -> float:
-    """Edge of a cell in pixels of the model."""
-    field, size = opened.field, opened.scene.encoder_pixel_size
-    return float(round(field.cell[0] * size.y / field.resolution))
-
-
-def patches_of(
-    field: EmbeddingField, touched: NDArray[np.bool_], inside: Box
-) -> list[tuple[NDArray[np.bool_], Region]]:
-    """The cells that an edit has touched and no others: patches of them, each with its region, as
-    far as it lies in the scene; none of those that do not.
-    """
-    frame = np.array([field.origin, field.cell])
-    low, high = np.array([inside.y, inside.x]), np.array([inside.y1, inside.x1])
-    found = []
-    for cells, ring in outlines(touched):
-        corners = np.clip(np.round(frame[0] + np.array(ring) * frame[1]), low, high)
-        if np.ptp(corners, axis=0).all():
-            found.append((cells, Region.from_vertices(corners)))
-    return found
+            self.bench.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.bench.heard.disconnect(self._hear, missing_ok=True)

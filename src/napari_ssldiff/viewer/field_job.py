@@ -8,46 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_ssldiff.embeddings.edit import average
-from napari_ssldiff.embeddings.field import EmbeddingField, Vectors
+from napari_ssldiff.embeddings.colours import Method, colours_for
+from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.embeddings.look import Prototypes, prototypes
-from napari_ssldiff.geometry import Box, Region
-from napari_ssldiff.scenes.resample import read_at
-from napari_ssldiff.scenes.scene import PixelSize, Scene
+from napari_ssldiff.geometry import Region
+from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.scenes.thumbnail import thumbnail
 from napari_ssldiff.viewer.jobs import Post, Reporter, load_model, next_id
-from napari_ssldiff.viewer.messages import FieldOpened, KindFound
-from napari_ssldiff.viewer.session import Parameters
+from napari_ssldiff.viewer.kinds import Kind
+from napari_ssldiff.viewer.messages import ColoursFound, FieldOpened
 from napari_ssldiff.viewer.worker import Engine, JobControl
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from napari_ssldiff.synthesis.imagine import Prompt
-
 #: Edge of a cell's picture in pixels.
 PICTURE = 48
-
-
-@dataclass(frozen=True, eq=False)
-class Kind:
-    """A kind of cell that can be painted.
-
-    Parameters
-    ----------
-    vector
-        ``(d,)``, of unit length.
-    name
-        What it is called in a field's history.
-    encoder
-        Whose vector it is.
-    picture
-        ``(h, w, 3)`` uint8 of a real cell; ``None`` where there is none.
-    """
-
-    vector: Vectors
-    name: str
-    encoder: str
-    picture: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,48 +100,32 @@ class OpenFieldJob:
 
 
 @dataclass(frozen=True, eq=False)
-class WordsJob:
-    """The kind of cell that words describe: the mean direction of a small field made of them.
+class ColoursJob:
+    """Colours that take a while to fit.
 
     Parameters
     ----------
-    scene, region
-        Where it will be painted.
-    prompt
-        The words.
+    made
+        The field that they are fitted to.
+    method, anew
+        As of :func:`~napari_ssldiff.embeddings.colours.colours_for`.
     """
 
-    scene: Scene
-    region: Region
-    model_id: str
-    device: str
-    parameters: Parameters
-    prompt: Prompt
+    made: EmbeddingField
+    method: Method
+    anew: bool = False
     id: int = field(default_factory=next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
-        """Load, imagine, average."""
-        report = Reporter(self.id, post)
-        bundle, token = load_model(self, engine, control, report)
-        report("Reading the words")
-        imagined = engine.backend.imagine(
-            self.scene, self.region, bundle, self.prompt, self.parameters,
-            progress=report, cancel=token,
-        )  # fmt: skip
-        post(
-            KindFound(
-                self.id,
-                Kind(average(imagined.field), self.prompt.root.told, imagined.field.encoder),
-            )
-        )
-        told = "".join(f" {note[:1].upper()}{note[1:]}." for note in imagined.notes)
-        return f"{self.prompt.root.told!r} can be painted now.{told}"
+        """Fit them; what is fitted is kept for the next time."""
+        Reporter(self.id, post)("Fitting the colours")
+        palette = colours_for(self.made, self.method, self.anew)
+        control.raise_if_cancelled()
+        post(ColoursFound(self.id, self.made.encoder, palette))
+        return f"The map's colours are those of {self.method.upper()}."
 
 
 def picture_of(scene: Scene, made: EmbeddingField, row: int, column: int) -> NDArray[np.uint8]:
     """``(PICTURE, PICTURE, 3)`` uint8: the real pixels of a cell."""
     (oy, ox), (h, w) = made.origin, made.cell
-    size = scene.encoder_pixel_size
-    pixel = PixelSize(size.y * h / PICTURE, size.x * w / PICTURE, size.unit)
-    y, x = (round((o + i * c) / c * PICTURE) for o, i, c in ((oy, row, h), (ox, column, w)))
-    return read_at(scene, Box(y, x, PICTURE, PICTURE), pixel)
+    return thumbnail(scene, (oy + row * h, ox + column * w), (h, w), PICTURE)

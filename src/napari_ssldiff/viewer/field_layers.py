@@ -31,6 +31,9 @@ class FieldLayers:
         Told ``(row, column)`` of a cell of the map that was clicked.
     stroked
         Called after every stroke of the brush.
+    traced
+        Told the points ``(row, column)`` of a path that was drawn or changed; whole numbers are the
+        middles of cells.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class FieldLayers:
         field: EmbeddingField,
         pressed: Callable[[int, int], object],
         stroked: Callable[[], object],
+        traced: Callable[[NDArray[np.float64]], object],
     ) -> None:
         self._viewer, self._name, self._shape = viewer, name, field.shape
         self._place = {
@@ -48,7 +52,7 @@ class FieldLayers:
             "metadata": {FIELD_KEY: field.encoder},
         }
         self._seen = np.zeros(field.shape, np.int64)
-        self._pressed, self._stroked = pressed, stroked
+        self._pressed, self._stroked, self._traced = pressed, stroked, traced
         self._layers: dict[str, Layer] = {}
 
     def show_map(self, colours: NDArray[np.uint8]) -> None:
@@ -114,6 +118,37 @@ class FieldLayers:
             self._seen = self.painted.copy()
             self._stroked()
 
+    def cover(self, labels: NDArray[np.int64]) -> None:
+        """Lay ``(rows, columns)`` labels, as a stroke of the brush does."""
+        brush = self._layers["brush"]
+        brush.data = labels.astype(np.uint8)
+
+    def draw_path(self) -> None:
+        """Give the user the tool that draws a path from cell to cell; the last one goes."""
+        from napari.layers import Shapes
+
+        shapes = self._layers.get("path")
+        if not isinstance(shapes, Shapes):
+            shapes = Shapes(
+                None, ndim=2, name=f"{self._name} · path", edge_width=0.15, edge_color="#ffb000",
+                face_color="transparent", **self._place,
+            )  # fmt: skip
+            shapes.events.data.connect(self._on_path)
+            self._add("path", shapes)
+        shapes.data = []
+        self._viewer.layers.selection.active = shapes
+        shapes.mode = "add_path"
+
+    def _on_path(self, event: Any) -> None:
+        # The events before a change come with the shapes of before it.
+        if str(getattr(event, "action", "changed")) in ("adding", "removing", "changing"):
+            return
+        shapes: Any = self._layers.get("path")
+        points = np.asarray(shapes.data[-1], float) if shapes and len(shapes.data) else None
+        # A path begins as one point.
+        if points is not None and np.ptp(points, axis=0).any():
+            self._traced(points)
+
     def activate(self) -> None:
         """Make the map the layer that takes clicks."""
         if "map" in self._layers:
@@ -124,6 +159,8 @@ class FieldLayers:
         self._seen = np.zeros(self._shape, np.int64)
         if "brush" in self._layers:
             self._layers["brush"].data = np.zeros(self._shape, np.uint8)
+        if "path" in self._layers:
+            self._layers["path"].data = []
 
     def removed(self, layer: Layer) -> None:
         """The user has removed a layer, maybe one of these."""

@@ -123,7 +123,7 @@ class GenerateJob:
                     if isinstance(event, Progress):
                         report(event.stage, event.done, event.total)
                     elif isinstance(event, Preview):
-                        post(JobPreview(self.id, event.box, event.pixels))
+                        post(JobPreview(self.id, event.box, event.pixels, self.region))
                     elif isinstance(event, TileDone):
                         tiles += 1
                         changed = self.paint(event.box, event.pixels)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_ssldiff.geometry import Box
+from napari_ssldiff.geometry import Box, Region
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,12 @@ class JobPrepared:
 
 @dataclass(frozen=True)
 class JobPreview:
-    """The region as the sampler sees it now: ``(h, w, 3)`` uint8 over ``box``."""
+    """``region`` as the sampler sees it now: ``(h, w, 3)`` uint8 over ``box``."""
 
     job: int
     box: Box
     pixels: NDArray[np.uint8]
+    region: Region
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ class JobPainted:
 
     job: int
     box: Box
+
+
+@dataclass(frozen=True)
+class PatchDone:
+    """One of the regions that a job makes one after another is finished."""
+
+    job: int
 
 
 @dataclass(frozen=True)
@@ -106,11 +114,30 @@ class FieldOpened:
 
 @dataclass(frozen=True)
 class KindFound:
-    """Words have become a kind of cell; ``kind`` is a
-    :class:`~napari_ssldiff.viewer.field_job.Kind`."""
+    """Words or a region have become a kind of cell; ``kind`` is a
+    :class:`~napari_ssldiff.viewer.kinds.Kind`."""
 
     job: int
     kind: Any
+
+
+@dataclass(frozen=True)
+class ColoursFound:
+    """Colours of an encoder are there; ``palette`` is a
+    :class:`~napari_ssldiff.embeddings.colours.Palette`."""
+
+    job: int
+    encoder: str
+    palette: Any
+
+
+@dataclass(frozen=True)
+class NearFound:
+    """Cells of a data set most like one of the field's; ``found`` is a
+    :class:`~napari_ssldiff.viewer.lookup.Elsewhere`. No job's message."""
+
+    job: int
+    found: Any
 
 
 @dataclass(frozen=True)
@@ -136,12 +163,15 @@ Message: TypeAlias = (
     | JobPrepared
     | JobPreview
     | JobPainted
+    | PatchDone
     | JobDone
     | JobCancelled
     | JobFailed
     | SlideOpened
     | FieldOpened
     | KindFound
+    | ColoursFound
+    | NearFound
     | TileMade
     | ChoreFailed
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,13 @@ from napari_ssldiff.embeddings.field import EmbeddingField, Vectors
 
 @dataclass
 class _Run:
-    touched: NDArray[np.bool_]
+    """Patches that a job still has to make, the first of them under way."""
+
+    patches: list[NDArray[np.bool_]]
     vectors: Vectors
     painted: bool = False
     dropped: bool = False
+    late: bool = False
 
 
 class Shown:
@@ -36,47 +40,60 @@ class Shown:
         expected = self._vectors.copy()
         for run in self._runs.values():
             if not run.dropped:
-                expected[run.touched] = run.vectors[run.touched]
+                for cells in run.patches:
+                    expected[cells] = run.vectors[cells]
         return np.asarray((expected != field.vectors).any(-1))
+
+    def outdated(self, job: int, field: EmbeddingField) -> bool:
+        """Whether something that ``job`` still has to make is no longer what ``field`` says."""
+        run = self._runs.get(job)
+        return run is not None and any(
+            (run.vectors[cells] != field.vectors[cells]).any() for cells in run.patches
+        )
 
     def forget(self, cells: NDArray[np.bool_]) -> None:
         """Have cells made again whatever they show."""
         self._vectors[cells] = np.nan  # which equals nothing
 
-    def begin(self, job: int, touched: NDArray[np.bool_], field: EmbeddingField) -> None:
-        """``job`` is going to make cells from a field."""
-        self._runs[job] = _Run(touched, field.vectors)
+    def begin(self, job: int, patches: Sequence[NDArray[np.bool_]], field: EmbeddingField) -> None:
+        """``job`` is going to make patches of cells from a field, in this order."""
+        self._runs[job] = _Run(list(patches), field.vectors)
 
     def drop(self, job: int) -> None:
         """``job`` was told to stop, and may paint a little more until it does."""
         run = self._runs.get(job)
         if run is not None:
             run.dropped = True
-            if run.painted:
-                self.forget(run.touched)
+            if run.painted and run.patches:
+                self.forget(run.patches[0])
 
     def painted(self, job: int) -> None:
-        """Some of a job's pixels are there."""
+        """Some of the pixels of a job's patch are there."""
         if job in self._runs:
             self._runs[job].painted = True
 
-    def done(self, job: int) -> bool:
-        """All of them are; whether the job had been dropped, which was too late."""
+    def patch_done(self, job: int) -> None:
+        """All of the patch's are; the next one begins."""
+        run = self._runs.get(job)
+        if run is not None and run.patches:
+            cells = run.patches.pop(0)
+            self._vectors[cells] = run.vectors[cells]
+            run.painted, run.late = False, run.late or run.dropped
+
+    def ended(self, job: int) -> bool:
+        """No more will come. What was painted of a patch that is not whole is neither old nor new.
+
+        Returns
+        -------
+        Whether something was painted by a job that had been dropped.
+        """
         run = self._runs.pop(job, None)
         if run is None:
             return False
-        self._vectors[run.touched] = run.vectors[run.touched]
-        return run.dropped
-
-    def stopped(self, job: int) -> bool:
-        """No more of them will come: what was painted is neither old nor new. Whether something
-        was painted by a job that had been dropped.
-        """
-        run = self._runs.pop(job, None)
-        if run is None or not run.painted:
-            return False
-        self.forget(run.touched)
-        return run.dropped
+        if run.painted and run.patches:
+            self.forget(run.patches[0])
+            run.late = run.late or run.dropped
+        return run.late
 
     def settle(self, cells: NDArray[np.bool_], field: EmbeddingField) -> None:
         """Cells outside the image show whatever is asked of them."""

@@ -24,6 +24,7 @@ from napari_ssldiff.viewer.field_job import OpenFieldJob
 from napari_ssldiff.viewer.jobs import GenerateJob, OpenSlideJob
 from napari_ssldiff.viewer.layer_scene import is_source, scene_of
 from napari_ssldiff.viewer.overlay import OverlayController
+from napari_ssldiff.viewer.patches import PatchesJob
 from napari_ssldiff.viewer.reader import layer_data
 from napari_ssldiff.viewer.region_book import RegionBook
 from napari_ssldiff.viewer.session import Eta, Parameters, Session, Severity, Status, WorkProgress
@@ -75,7 +76,7 @@ class Workbench:
         self.confirm = confirm
         self.session = Session()
         self.regions = RegionBook(viewer)
-        self.worker = Worker(self.backend, deliver)
+        self.deliver, self.worker = deliver, Worker(self.backend, deliver)
         self.source: Image | None = None
         self.scene: Scene | None = None
         self.cards: Sequence[Card] = ()
@@ -166,9 +167,9 @@ class Workbench:
         scene, _ = self._chosen_scene()
         self._fill(list(prompts_for(target, self.session, self.regions, scene)))
 
-    def render(self, region: Region, content: Content, parameters: Parameters) -> int:
-        """Queue a region's synthesis from a field; the job's number."""
-        return self._fill([(region, None)], content, parameters)
+    def render(self, regions: Sequence[Region], content: Content, how: Parameters) -> int:
+        """Queue the synthesis of regions from a field, as one job; its number."""
+        return self._fill([(region, None) for region in regions], content, how)
 
     def open_field(self, count: int) -> None:
         """Queue the embeddings of the first chosen region, to be looked at and edited."""
@@ -192,11 +193,10 @@ class Workbench:
         overlay.look()
         if how.over:
             scene = composite_scene(scene, overlay.store)
-        for region, prompt in wanted:
-            job = GenerateJob(
-                scene, region, model, device, how, overlay.paint, lambda: overlay.focus, prompt,
-                content,
-            )  # fmt: skip
+        look = overlay.paint, lambda: overlay.focus
+        made = [GenerateJob(scene, r, model, device, how, *look, p, content) for r, p in wanted]
+        jobs: list[Job] = [*made] if content is None else [PatchesJob(tuple(made))]
+        for job in jobs:
             self.submit(job, overlay)
         return job.id
 
@@ -264,7 +264,7 @@ class Workbench:
             return notify(text)
         if message.job not in self._jobs:
             return
-        job, overlay = self._jobs[message.job]
+        _, overlay = self._jobs[message.job]
         if isinstance(message, m.JobStarted):
             self._count()
             queue = f" {self.session.waiting} more in the queue." if self.session.waiting else ""
@@ -279,8 +279,8 @@ class Workbench:
         elif overlay is not None and not overlay.closed:
             if isinstance(message, m.JobPrepared):
                 overlay.start_run(message.job, message.provenance)
-            elif isinstance(message, m.JobPreview) and isinstance(job, GenerateJob):
-                overlay.preview(message.box, message.pixels, job.region)
+            elif isinstance(message, m.JobPreview):
+                overlay.preview(message.box, message.pixels, message.region)
             elif isinstance(message, m.JobPainted):
                 overlay.painted(message.job, message.box)
 

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
-from qtpy.QtCore import QSize, Qt, QTimer
-from qtpy.QtGui import QIcon, QImage, QPixmap
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QHBoxLayout,
-    QLabel,
-    QListWidget,
-    QListWidgetItem,
     QSlider,
     QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed
+from napari_ssldiff.viewer.field_editor import FieldEditor
 from napari_ssldiff.viewer.field_job import PICTURE
+from napari_ssldiff.viewer.panels.field_tools import FieldToolsPanel
 from napari_ssldiff.viewer.panels.layout import button, form, group, row
+from napari_ssldiff.viewer.panels.nearest import NearestPanel
+from napari_ssldiff.viewer.panels.pictures import picture_item, picture_line
 from napari_ssldiff.viewer.workbench import Workbench
 
-#: Milliseconds of quiet after which a stroke or a move of the slider is drawn.
+#: Milliseconds of quiet after which a stroke is drawn.
 QUIET = 250
+#: Milliseconds between two drafts while the slider moves; each takes the place of the last.
+MOVING = 120
 
 
 class FieldPanel(QWidget):
@@ -44,7 +45,7 @@ class FieldPanel(QWidget):
             lambda: editor.open(self.count.value()),
             "open_field",
         )
-        self.kinds = _pictures("prototypes", "Pick a kind of cell and paint it onto the image")
+        self.kinds = picture_line("prototypes", "Pick a kind of cell and paint it onto the image")
         self.amount = QSlider(Qt.Orientation.Horizontal)
         self.amount.setObjectName("amount")
         self.amount.setRange(0, 100)
@@ -61,30 +62,37 @@ class FieldPanel(QWidget):
         self.undo = button(
             "Undo", "Take paint off, or the last kept edit back", editor.undo, "undo_edit"
         )
-        self.words = button(
-            "Add the prompt's kind", "Make what the words above say a kind that can be painted",
-            editor.describe, "add_words",
+        self.tools = FieldToolsPanel(editor)
+        self.colours = QComboBox()
+        self.colours.setObjectName("colours")
+        self.colours.addItem("PCA", "pca")
+        self.colours.addItem("UMAP", "umap")
+        self.colours.setToolTip("How the map is coloured; fitted once per encoder, and kept")
+        self.refit = button(
+            "Fit anew", "Fit the colours to the region that is open, and keep those",
+            lambda: editor.colour(self.colours.currentData(), anew=True), "refit_colours",
         )  # fmt: skip
-        self.near = _pictures("nearest", "Real cells most like the one pointed at")
-        self.told = QLabel("Click the map: where is more of this, and which real cells are like it")
-        self.told.setWordWrap(True)
+        self.near = NearestPanel(editor)
 
         box, inside = group("Embeddings")
         line = QHBoxLayout()
         line.addWidget(self.open, 1)
         line.addWidget(self.count)
         inside.addLayout(line)
+        line = QHBoxLayout()
+        line.addWidget(self.colours, 1)
+        line.addWidget(self.refit)
+        inside.addLayout(line)
         inside.addWidget(self.kinds)
-        inside.addWidget(self.words)
         rows = form()
         row(rows, "Amount", self.amount)
         inside.addLayout(rows)
         inside.addWidget(self.live)
+        inside.addWidget(self.tools)
         line = QHBoxLayout()
         line.addWidget(self.keep, 1)
         line.addWidget(self.undo, 1)
         inside.addLayout(line)
-        inside.addWidget(self.told)
         inside.addWidget(self.near)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -92,87 +100,72 @@ class FieldPanel(QWidget):
 
         self._quiet = QTimer(self)
         self._quiet.setSingleShot(True)
-        self._quiet.setInterval(QUIET)
         self._quiet.timeout.connect(self._draft)
         self.kinds.itemClicked.connect(lambda item: editor.choose(self.kinds.row(item)))
         self.amount.valueChanged.connect(self._on_amount)
+        self.colours.currentIndexChanged.connect(self._on_colours)
         editor.opened_changed.connect(self.show_field)
         editor.kinds_changed.connect(self.show_kinds)
-        editor.pointed_at.connect(self.show_near)
         editor.stroke.connect(self._stroke)
         self.show_field()
 
     def show_field(self) -> None:
         """The kinds of cells of the open field."""
         opened = self.editor.opened
-        self.near.clear()
-        for widget in (self.kinds, self.words, self.amount, self.live, self.keep, self.undo):
+        for widget in (
+            self.kinds, self.tools, self.amount, self.live, self.keep, self.undo, self.colours,
+            self.refit,
+        ):  # fmt: skip
             widget.setEnabled(opened is not None)
         self.kinds.setVisible(opened is not None)
-        self.near.setVisible(False)
+        self.tools.setVisible(opened is not None)
         self.show_kinds()
 
     def show_kinds(self) -> None:
         """Those of the field with their share of it, then those that words describe."""
         self.kinds.clear()
+        self._show_method()
         opened = self.editor.opened
         if opened is None:
             return
         valid = opened.field.valid
         labels = opened.found.labels if valid is None else opened.found.labels[valid]
         for i, kind in enumerate(self.editor.kinds):
-            if kind.picture is not None:
-                item = _item(kind.picture, f"{(labels == i).mean():.0%}")
+            if i < len(opened.kinds) and kind.picture is not None:
+                item = picture_item(kind.picture, f"{(labels == i).mean():.0%}")
+            elif kind.picture is not None:
+                item = picture_item(kind.picture, kind.name)
             else:
                 colour = self.editor.colour_of(kind)
-                item = _item(np.broadcast_to(colour, (PICTURE, PICTURE, 3)), "words")
+                item = picture_item(np.broadcast_to(colour, (PICTURE, PICTURE, 3)), "made")
             item.setToolTip(kind.name)
             self.kinds.addItem(item)
-
-    def show_near(self, pointed: Pointed) -> None:
-        """Real cells that are most like the one that was pointed at."""
-        self.near.clear()
-        for near, picture in zip(pointed.near, pointed.pictures, strict=True):
-            self.near.addItem(_item(picture, f"{near.cosine:.2f}"))
-        self.near.setVisible(bool(pointed.near))
-        self.told.setText(
-            f"Cell {pointed.row + 1}, {pointed.column + 1} and the real cells nearest to it, by "
-            "cosine:"
-        )
 
     def close_editor(self) -> None:
         """The dock is going: no draft any more, no layers that nobody serves."""
         self._quiet.stop()
         self.editor.close()
 
+    def _show_method(self) -> None:
+        self.colours.blockSignals(True)
+        self.colours.setCurrentIndex(self.colours.findData(self.editor.method))
+        self.colours.blockSignals(False)
+
+    def _on_colours(self, index: int) -> None:
+        if not self.editor.colour(self.colours.currentData()):
+            self._show_method()
+
     def _on_amount(self, value: int) -> None:
         self.editor.amount = value / 100
-        self._stroke()
+        if self._ready() and not self._quiet.isActive():
+            self._quiet.start(MOVING)
 
     def _stroke(self) -> None:
-        if self.live.isChecked() and self.editor.opened is not None:
-            self._quiet.start()
+        if self._ready():
+            self._quiet.start(QUIET)
+
+    def _ready(self) -> bool:
+        return bool(self.live.isChecked()) and self.editor.opened is not None
 
     def _draft(self) -> None:
         self.editor.draft()
-
-
-def _pictures(name: str, tip: str) -> QListWidget:
-    """A line of pictures, scrolled sideways."""
-    made = QListWidget()
-    made.setObjectName(name)
-    made.setToolTip(tip)
-    made.setViewMode(QListWidget.ViewMode.IconMode)
-    made.setFlow(QListWidget.Flow.LeftToRight)
-    made.setWrapping(False)
-    made.setMovement(QListWidget.Movement.Static)
-    made.setIconSize(QSize(PICTURE, PICTURE))
-    made.setFixedHeight(PICTURE + 46)
-    made.setSpacing(2)
-    return made
-
-
-def _item(picture: NDArray[np.uint8], text: str) -> QListWidgetItem:
-    h, w = picture.shape[:2]
-    image = QImage(np.ascontiguousarray(picture).data, w, h, 3 * w, QImage.Format.Format_RGB888)
-    return QListWidgetItem(QIcon(QPixmap.fromImage(image.copy())), text)

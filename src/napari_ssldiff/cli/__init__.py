@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_ssldiff import __version__
-from napari_ssldiff.cli import augment, bench, evaluate, fields, prompts, train
+from napari_ssldiff.cli import augment, bench, evaluate, fields, memory, prompts, train
 from napari_ssldiff.errors import Cancelled, SSLDiffError
 
 EXIT_INPUT = 2
@@ -40,6 +40,7 @@ def _add_sampler(parser: argparse.ArgumentParser) -> None:
         "default: the preset's",
     )
     parser.add_argument("--preset", default="bulk", help="bulk, draft, lazy or paper")
+    memory.add_options(parser)
 
 
 def build_parser() -> argparse.ArgumentParser:

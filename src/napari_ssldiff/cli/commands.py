@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from napari_ssldiff.cli.deliver import Meter, picture, render, say, write_result
+from napari_ssldiff.cli.memory import options_of
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region, parse_box
 
@@ -79,7 +80,7 @@ def load_model(arguments: argparse.Namespace, scene: Scene) -> ModelBundle:
         say(f"model: {card.id} ({card.name}), the nearest to {scene.name}")
     if scene.encoder_pixel_size.unit == "pixel":
         say(f"{scene.name} has no pixel size; taking {card.resolution} {card.unit} per pixel")
-    return load_bundle(card, arguments.device)
+    return load_bundle(card, arguments.device, options_of(arguments), say)
 
 
 def _interval(text: str | None) -> tuple[float, float] | None:
@@ -169,7 +170,7 @@ def vary(arguments: argparse.Namespace) -> None:
         )
         store, end = render(request, bundle, scene, progress)
         try:
-            write_result(arguments.output, request, scene, store, arguments.format)
+            write_result(arguments.output, request, scene, store, arguments.format, bundle.computed)
             if arguments.png:
                 picture(arguments.png, request, scene, store)
         finally:

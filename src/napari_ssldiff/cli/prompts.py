@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_ssldiff.cli.deliver import Meter, say
 from napari_ssldiff.cli.fields import check_drawing, draw_field
+from napari_ssldiff.cli.memory import options_of
 from napari_ssldiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def run(arguments: argparse.Namespace, sampler: Any) -> None:
 
     check_output(arguments.output)
     check_drawing(sampler, arguments)
+    options = options_of(arguments)
     for path, suffix in ((arguments.png, ".png"), (arguments.field, None)):
         if path:
             check_output(path, suffix=suffix or path.suffix.lower())
@@ -132,7 +134,7 @@ def run(arguments: argparse.Namespace, sampler: Any) -> None:
         say(note)
     if arguments.field:
         made.field.save(arguments.field, made.history)
-    bundle = load_bundle(card, arguments.device)
+    bundle = load_bundle(card, arguments.device, options, say)
     name = arguments.prompt if len(arguments.prompt) <= 80 else f"{arguments.prompt[:79]}…"
     draw_field(
         made.field, bundle, sampler, arguments, name=name, shape=(height, width),

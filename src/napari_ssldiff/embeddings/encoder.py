@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,6 +81,8 @@ class NetworkEncoder:
         Where it runs.
     batch
         Cells per network call.
+    at_work
+        Makes the network ready to be called where others take turns with it on the device.
 
     Raises
     ------
@@ -89,10 +91,17 @@ class NetworkEncoder:
     """
 
     def __init__(
-        self, spec: EncoderSpec, network: nn.Module, device: torch.device, batch: int = 128
+        self,
+        spec: EncoderSpec,
+        network: nn.Module,
+        device: torch.device,
+        batch: int = 128,
+        at_work: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        self.spec, self.device, self.batch = spec, device, batch
-        self.network = network.eval().to(device)
+        self.spec, self.device, self.batch, self._at_work = spec, device, batch, at_work
+        self.network = network.eval()
+        if at_work is None:
+            self.network.to(device)
         self._mean = torch.tensor(spec.mean, device=device)[:, None, None]
         self._std = torch.tensor(spec.std, device=device)[:, None, None]
         width = self._forward(torch.zeros(1, 3, spec.input, spec.input, device=device)).shape[-1]
@@ -103,7 +112,8 @@ class NetworkEncoder:
 
     @torch.inference_mode()
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        out: Any = self.network(images)
+        network = self.network if self._at_work is None else self._at_work(self.network)
+        out: Any = network(images)
         if isinstance(out, torch.Tensor):
             return out.float()
         if self.spec.token == "cls":

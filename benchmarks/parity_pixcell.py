@@ -20,7 +20,7 @@ import yaml
 import napari_ssldiff.models
 from napari_ssldiff.models import parts, read_card
 from napari_ssldiff.models.convert import convert, layout_of
-from napari_ssldiff.models.load import model_spec
+from napari_ssldiff.models.skeleton import model_spec
 
 CATALOGUE = Path(napari_ssldiff.models.__file__).parent / "catalogue"
 SIZE = 32

@@ -19,7 +19,7 @@ from torch import nn
 from napari_ssldiff.diffusion.bundle import Denoiser, StudentSpec
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models import load_bundle, read_card
-from napari_ssldiff.models.lora import merged
+from napari_ssldiff.models.lora import merge
 
 RANK, ALPHA = 3, 6.0
 Make = Callable[..., Path]
@@ -142,7 +142,7 @@ def test_half_a_pair_is_refused() -> None:
         {"a.weight": torch.ones(4, 4), "b.lora_A.weight": torch.ones(3, 4)},
     ):
         with pytest.raises(ValueError, match="not pairs"):
-            merged(network, wrong, 1.0)
+            merge(network, wrong, 1.0)
 
 
 def test_a_model_without_a_student_has_none(bundle: Any) -> None:

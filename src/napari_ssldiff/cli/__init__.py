@@ -17,6 +17,7 @@ from napari_ssldiff.cli import (
     edit,
     evaluate,
     fields,
+    memory,
     models,
     nearest,
     prompts,
@@ -56,6 +57,7 @@ def _add_sampler(parser: argparse.ArgumentParser) -> None:
         "default: the preset's",
     )
     parser.add_argument("--preset", default="bulk", help="bulk, draft, lazy or paper")
+    memory.add_options(parser)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_ssldiff.cli.deliver import Meter, say
+from napari_ssldiff.cli.memory import add_options, options_of
 from napari_ssldiff.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--threads", type=int, help="CPU threads")
+    add_options(parser)
     add("--compile", action="store_true", help="compile the network (torch.compile)")
     add("--presets", nargs="+", metavar="NAME", help="default: all")
     add(
@@ -51,11 +53,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def _bundle(arguments: argparse.Namespace) -> Any:
     from napari_ssldiff.models import get_card, load_bundle
 
+    options = options_of(arguments)
     if arguments.random_weights is not None:
         from napari_ssldiff.models.random_weights import random_bundle, shape_card
 
-        return random_bundle(shape_card(arguments.random_weights), arguments.device)
-    return load_bundle(get_card(arguments.model or DEFAULT_MODEL), arguments.device)
+        return random_bundle(
+            shape_card(arguments.random_weights), arguments.device, options=options, tell=say
+        )
+    return load_bundle(get_card(arguments.model or DEFAULT_MODEL), arguments.device, options, say)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_ssldiff.cli.coarse import field_of, guide_of
 from napari_ssldiff.cli.deliver import Meter, picture, render, say, write_result
+from napari_ssldiff.cli.memory import options_of
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region, parse_box
 
@@ -87,7 +88,7 @@ def load_model(arguments: argparse.Namespace, scene: Scene) -> ModelBundle:
         say(f"model: {card.id} ({card.name}), the nearest to {scene.name}")
     if scene.encoder_pixel_size.unit == "pixel":
         say(f"{scene.name} has no pixel size; taking {card.resolution} {card.unit} per pixel")
-    return load_bundle(card, arguments.device)
+    return load_bundle(card, arguments.device, options_of(arguments), say)
 
 
 def _resolution(arguments: argparse.Namespace, scene: Scene) -> float | None:
@@ -210,7 +211,7 @@ def vary(arguments: argparse.Namespace) -> None:
         )
         store, end = render(request, bundle, scene, progress)
         try:
-            write_result(arguments.output, request, scene, store, arguments.format)
+            write_result(arguments.output, request, scene, store, arguments.format, bundle.computed)
             if arguments.png:
                 picture(arguments.png, request, scene, store)
         finally:

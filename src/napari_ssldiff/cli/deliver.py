@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +71,19 @@ def render(
 
 
 def write_result(
-    path: Path, request: SynthesisRequest, scene: Scene, store: Any, version: str
+    path: Path,
+    request: SynthesisRequest,
+    scene: Scene,
+    store: Any,
+    version: str,
+    computed: Mapping[str, Any],
 ) -> None:
-    """Export a finished overlay at its place in the scene."""
+    """Export a finished overlay at its place in the scene; ``computed`` is its bundle's."""
     from napari_ssldiff.export import Composite, OverlayImage, provenance_of, write_ome_zarr
     from napari_ssldiff.scenes import PixelSize
 
     own = scene.pixel_size
-    extra = {"crs": scene.crs, "affine": list(scene.affine) if scene.affine else None}
+    extra = {**computed, "crs": scene.crs, "affine": list(scene.affine) if scene.affine else None}
     if request.grid == "source":
         box = store.box
         image: Any = Composite(scene, box, store)

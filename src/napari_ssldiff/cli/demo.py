@@ -94,7 +94,7 @@ def run_headless(path: Path, store_path: Path, image: Path) -> None:
         request = make_request(scene, region, bundle, progress=progress)
         overlay, end = render(request, bundle, scene, progress)
         try:
-            write_result(store_path, request, scene, overlay, "0.5")
+            write_result(store_path, request, scene, overlay, "0.5", bundle.computed)
             picture(image, request, scene, overlay)
         finally:
             overlay.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_ssldiff.cli.deliver import Meter, say
+from napari_ssldiff.cli.memory import options_of
 from napari_ssldiff.errors import InputError, OutputError
 
 
@@ -122,7 +123,7 @@ def run(arguments: argparse.Namespace, sampler: Any) -> None:
         if arguments.threads < 1:
             raise InputError(f"threads must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
-    bundle = load_bundle(card, arguments.device)
+    bundle = load_bundle(card, arguments.device, options_of(arguments), say)
     figures, gallery = evaluate(bundle, plan, progress=Meter())
     command = ["napari-ssldiff", *getattr(arguments, "words", sys.argv[1:])]
     report = {**provenance(command, bundle.device), **figures}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_ssldiff.cli.deliver import Meter, render, say, write_result
+from napari_ssldiff.cli.memory import options_of
 from napari_ssldiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def run_render(arguments: argparse.Namespace, sampler: Any) -> None:
         check_output(arguments.png, suffix=".png")
     field = EmbeddingField.load(arguments.field)
     card = get_card(arguments.model) if arguments.model else _card(field)
-    bundle = load_bundle(card, arguments.device)
+    bundle = load_bundle(card, arguments.device, options_of(arguments), say)
     draw_field(
         field, bundle, sampler, arguments, name=arguments.field.stem,
         history=history_of(arguments.field),
@@ -110,7 +111,7 @@ def draw_field(
         )
         store, end = render(request, bundle, scene, Meter())
         try:
-            write_result(arguments.output, request, scene, store, arguments.format)
+            write_result(arguments.output, request, scene, store, arguments.format, bundle.computed)
             if arguments.png:
                 synthetic_png(arguments.png, store.read(store.box)[..., :3])
         finally:

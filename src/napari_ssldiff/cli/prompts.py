@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_ssldiff.cli.deliver import Meter, say
 from napari_ssldiff.cli.fields import check_drawing, draw_field
+from napari_ssldiff.cli.memory import options_of
 from napari_ssldiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ def run(arguments: argparse.Namespace, sampler: Any) -> None:
 
     check_output(arguments.output)
     check_drawing(sampler, arguments)
+    options_of(arguments)  # refused before anything is read
     for path, suffix in ((arguments.png, ".png"), (arguments.field, None)):
         if path:
             check_output(path, suffix=suffix or path.suffix.lower())
@@ -246,7 +248,7 @@ def _run(arguments: argparse.Namespace, sampler: Any, condition: Condition) -> N
         say(note)
     if arguments.field:
         made.field.save(arguments.field, made.history)
-    bundle = load_bundle(card, arguments.device)
+    bundle = load_bundle(card, arguments.device, options_of(arguments), say)
     told = condition.told
     name = told if len(told) <= 80 else f"{told[:79]}…"
     draw_field(

@@ -97,5 +97,7 @@ class Autoencoder(nn.Module):
 
     def preview(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents → ``(n, 3, h, w)`` in [-1, 1] at one pixel per latent."""
-        rgb = torch.einsum("kc,nchw->nkhw", self.preview_weight, latents)
-        return (rgb + self.preview_bias[:, None, None]).clamp(-1, 1)
+        # The autoencoder may wait on another device meanwhile.
+        weight, bias = self.preview_weight.to(latents), self.preview_bias.to(latents)
+        rgb = torch.einsum("kc,nchw->nkhw", weight, latents)
+        return (rgb + bias[:, None, None]).clamp(-1, 1)

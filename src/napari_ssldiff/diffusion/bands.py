@@ -22,12 +22,13 @@ import torch
 
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, Sampling
+from napari_ssldiff.diffusion.offload import CANVAS
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.diffusion.scratch import Scratch
 from napari_ssldiff.geometry import Box
 
 #: Bytes of solver state that are held in memory.
-BUDGET = 2 * 2**30
+BUDGET = CANVAS
 
 
 def canvas_bytes(task: CanvasTask, spec: ModelSpec) -> int:

@@ -32,7 +32,7 @@ def choose_batch(
         Called before every network call; raises to cancel.
     """
     if model.device.type == "cpu":
-        return max(1, min(CPU_BATCH, count))
+        return max(1, min(CPU_BATCH, count, _room(model, passes)))
     return measured_batch(model, passes, count, check)
 
 
@@ -46,7 +46,7 @@ def measured_batch(
     """
     best, seconds = 1, float("inf")
     size = 1
-    while size <= LARGEST and (size < 2 * count or size == 1):
+    while size <= min(LARGEST, _room(model, passes)) and (size < 2 * count or size == 1):
         key = (passes, size)
         if key not in model.window_seconds:
             taken = attempt(lambda size=size: _time(model, passes, size, check), model.device)  # type: ignore[misc]
@@ -56,6 +56,12 @@ def measured_batch(
         best, seconds = size, model.window_seconds[key]
         size *= 2
     return max(1, min(best, count))
+
+
+def _room(model: Denoiser, passes: int) -> int:
+    """Windows that memory has room for."""
+    rows = model.limits.rows
+    return LARGEST if rows is None else max(1, rows // passes)
 
 
 @torch.inference_mode()

@@ -13,6 +13,8 @@ from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.diffusion.conditioning import Condition
+from napari_ssldiff.diffusion.halves import keep, keep_and_widen, widened
+from napari_ssldiff.diffusion.offload import Limits, Turns, streamed
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -144,9 +146,16 @@ class Denoiser:
     make_student
         Makes the network of the few-step student that ``spec`` tells of.
     precision
-        ``"fp32"``, ``"bf16"`` or ``"fp16"``: what the network computes in, by autocast; weights
-        stay as they are, and so do autoencoder and projection. By default
-        :func:`default_precision`.
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``: what the network computes in, by autocast;
+        autoencoder and projection stay in fp32. By default :func:`default_precision`.
+    kept
+        What the network's weights are kept in. In half precision the network computes in the
+        same, or else in fp32, to which each layer's weights are widened while it works.
+    limits
+        What memory leaves room for.
+    turns
+        Takes parts to the device and off it where ``limits`` says so; shared with what else takes
+        turns there. By default its own.
 
     Attributes
     ----------
@@ -164,6 +173,10 @@ class Denoiser:
         device: torch.device,
         make_student: Callable[[], nn.Module] | None = None,
         precision: Precision | None = None,
+        *,
+        kept: Precision = "fp32",
+        limits: Limits | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._make_student = make_student
         self._student: Denoiser | None = None
@@ -171,18 +184,32 @@ class Denoiser:
         self.spec, self.device = spec, device
         self.precision: Precision = precision or default_precision(device)
         self.window_seconds: dict[tuple[int, int], float] = {}
-        self.autoencoder = autoencoder.eval().to(device)
-        self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.kept, self.limits = kept, limits or Limits()
+        if kept != "fp32":
+            (keep_and_widen if self.precision == "fp32" else keep)(network, kept)
+        offload = self.limits.offload
+        here = device if offload == "none" else torch.device("cpu")
+        if offload == "none" or device.type != "cpu":  # a copy, which would leave the file
+            network = network.to(here, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.autoencoder = autoencoder.eval().to(here)
+        self.network = self._resting = network.eval()
         self.projection = projection.eval().to(device)
+        self._turns = None
+        if offload != "none" and device.type != "cpu":
+            self._turns = turns or Turns(device)
+        if offload == "blocks" and device.type != "cpu":
+            self.network = streamed(network, device)
         self._compiled = False
 
     def compile(self) -> None:
         """Have the network compiled by ``torch.compile``, its student's too.
 
-        The first call of every batch size then takes minutes. Worth it on GPUs and long runs.
+        The first call of every batch size then takes minutes. Worth it on GPUs and long runs; a
+        network that comes to the device in blocks is left as it is.
         """
         self._compiled = True
-        self.network.compile()  # in place; copies of it are not compiled
+        if not self._streams:
+            self.network.compile()  # in place; copies of it are not compiled
         if self._student is not None:
             self._student.compile()
 
@@ -207,6 +234,9 @@ class Denoiser:
                 self.projection,
                 self.device,
                 precision=self.precision,
+                kept=self.kept,
+                limits=self.limits,
+                turns=self._turns,
             )
             if self._compiled:
                 self._student.compile()
@@ -224,11 +254,24 @@ class Denoiser:
             self._on_cpu = Denoiser(
                 self.spec,
                 copy_on_cpu(self.autoencoder),
-                copy_on_cpu(self.network),
+                copy_on_cpu(self._resting if self._streams else self.network).float(),
                 copy_on_cpu(self.projection),
                 torch.device("cpu"),
             )
         return self._on_cpu
+
+    @property
+    def _streams(self) -> bool:
+        return self.limits.offload == "blocks" and self._turns is not None
+
+    def at_work(self, part: M) -> M:
+        """The autoencoder or the network, on the device and ready to be called."""
+        if self._turns is None:
+            return part
+        if self._streams and part is self.network:
+            self._turns.clear()
+            return part
+        return self._turns(part)
 
     def condition(self, tokens: torch.Tensor) -> Condition:
         """``(n, tokens², width)`` unit vectors, row-major → projected conditions."""
@@ -265,6 +308,11 @@ class Denoiser:
         times = torch.full((len(x),), t, device=self.device)
         inputs = x if condition.spatial is None else torch.cat([x, condition.spatial], 1)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with _autocast(self.device, precision):
-            answer: torch.Tensor = self.network(inputs, times, condition.context).sample
+        network, inside = self.at_work(self.network), _autocast(self.device, precision)
+        if precision == "fp32" != self.precision and self.kept != "fp32":
+            if self._streams:
+                return self.on_cpu.predict_x0(x, t, level, condition).to(self.device)
+            inside = widened(network)
+        with inside:
+            answer: torch.Tensor = network(inputs, times, condition.context).sample
         return to_x0(self.spec.prediction, answer.float(), x, alpha, sigma)

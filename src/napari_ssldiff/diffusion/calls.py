@@ -100,7 +100,8 @@ class Calls:
         if spare is None and model.device.type != "cpu":
             self._spare = lambda: model.on_cpu
         least, window = (ANY, ANY) if fixed else (1, LEAST_WINDOW)
-        self._projected, self._rows = Limit(max(PROJECTED, least), least), Limit(ANY, least)
+        rows = (not fixed and model.limits.rows) or ANY
+        self._projected, self._rows = Limit(max(PROJECTED, least), least), Limit(rows, least)
         self._decoded, self._encoded = Limit(ANY, window), Limit(ANY, window)
 
     def condition(self, tokens: torch.Tensor) -> Condition:
@@ -151,7 +152,8 @@ class Calls:
 
         def call(box: Box, model: Denoiser) -> torch.Tensor:
             part = latents[(slice(None), *box.slices)][None]
-            return model.autoencoder.decode(part.to(model.device), clamp)[0].cpu()
+            decode = model.at_work(model.autoencoder).decode
+            return decode(part.to(model.device), clamp)[0].cpu()
 
         factor = self.model.spec.latent_factor
         whole = Box(0, 0, latents.shape[1], latents.shape[2])
@@ -163,7 +165,7 @@ class Calls:
 
         def call(box: Box, model: Denoiser) -> torch.Tensor:
             part = pixels[(slice(None), *scaled(box, factor).slices)][None]
-            return model.autoencoder.encode(part.to(model.device))[0].cpu()
+            return model.at_work(model.autoencoder).encode(part.to(model.device))[0].cpu()
 
         whole = Box(0, 0, pixels.shape[1] // factor, pixels.shape[2] // factor)
         return self._autoencoder(whole, self._encoded, "encoding", call, 1)

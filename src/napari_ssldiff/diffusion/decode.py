@@ -54,16 +54,28 @@ def encode_parts(
     """
     calls, f = Calls(model, check, counters), model.spec.latent_factor
     latents = shape[0] // f, shape[1] // f
-    boxes = cover(latents, WINDOW, WINDOW - OVERLAP)
+    boxes = _cover(latents, model.limits.decode)
     made = ((box, calls.encode(read(scaled(box, f)))) for box in boxes)
     return blend(made, latents, 1, "cos2")
 
 
-def decode_windows(shape: tuple[int, int], preset: Preset, spec: ModelSpec) -> list[Box]:
-    """The windows, in latents and row by row, in which a canvas of ``shape`` is decoded."""
+def _cover(shape: tuple[int, int], most: int | None) -> list[Box]:
+    if most is None or most >= WINDOW:
+        return cover(shape, WINDOW, WINDOW - OVERLAP)
+    return cover(shape, most, most - most // 4)
+
+
+def decode_windows(
+    shape: tuple[int, int], preset: Preset, spec: ModelSpec, most: int | None = None
+) -> list[Box]:
+    """The windows, in latents and row by row, in which a canvas of ``shape`` is decoded.
+
+    Their edge is :data:`WINDOW`, or ``most`` where memory has no room for that; those of the
+    preset ``paper`` are the network's.
+    """
     if preset.decode == "gaussian":
         return cover(shape, spec.window_latents, preset.stride_of(spec))
-    return cover(shape, WINDOW, WINDOW - OVERLAP)
+    return _cover(shape, most)
 
 
 class Decoder:
@@ -98,7 +110,7 @@ class Decoder:
         check: Callable[[], None] = lambda: None,
         counters: Counters | None = None,
     ) -> None:
-        windows = decode_windows(shape, preset, model.spec)
+        windows = decode_windows(shape, preset, model.spec, model.limits.decode)
         #: Windows still to be decoded, in latents.
         self.pending = list(windows)
         self._focus = focus
@@ -169,7 +181,7 @@ def decode(
     pixels.
     """
     f, shape = model.spec.latent_factor, (latents.shape[1], latents.shape[2])
-    windows = [scaled(w, f) for w in decode_windows(shape, preset, model.spec)]
+    windows = [scaled(w, f) for w in decode_windows(shape, preset, model.spec, model.limits.decode)]
     # Cells between the edges of windows: no window reaches a part of one.
     ys, xs = (sorted({e for span in spans for e in span}) for spans in _spans(windows))
     cells = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,6 +104,8 @@ class NetworkEncoder:
         Where it runs.
     batch
         Cells per network call.
+    at_work
+        Makes the network ready to be called where others take turns with it on the device.
 
     Raises
     ------
@@ -112,11 +115,18 @@ class NetworkEncoder:
     """
 
     def __init__(
-        self, spec: EncoderSpec, network: nn.Module, device: torch.device, batch: int = 128
+        self,
+        spec: EncoderSpec,
+        network: nn.Module,
+        device: torch.device,
+        batch: int = 128,
+        at_work: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         check_preprocessing(spec)
-        self.spec, self.device, self.batch = spec, device, batch
-        self.network = network.eval().to(device)
+        self.spec, self.device, self.batch, self._at_work = spec, device, batch, at_work
+        self.network = network.eval()
+        if at_work is None:
+            self.network.to(device)
         self._mean = torch.tensor(spec.mean, device=device)[:, None, None]
         self._std = torch.tensor(spec.std, device=device)[:, None, None]
         self._check()
@@ -148,20 +158,21 @@ class NetworkEncoder:
 
     @torch.inference_mode()
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        network: Any = self.network if self._at_work is None else self._at_work(self.network)
         # Not every library network takes a keyword, so timm's are told apart by their method.
         by_timm = hasattr(self.network, "forward_features")
         if self.spec.token == "pooled":
-            out: Any = self.network(images)
+            out: Any = network(images)
             if not isinstance(out, torch.Tensor):
                 out = getattr(out, "pooler_output", None)
             if out is None:
                 raise ModelError(f"the encoder {self.spec.id} pools nothing: its token is cls")
             return out.flatten(1).float()  # type: ignore[no-any-return]
         if by_timm:
-            tokens = self.network.forward_features(images)  # type: ignore[operator]
+            tokens = network.forward_features(images)
             prefix = int(getattr(self.network, "num_prefix_tokens", 0))
         else:
-            tokens = self.network(images).last_hidden_state
+            tokens = network(images).last_hidden_state
             config: Any = self.network.config
             prefix = 1 + int(getattr(config, "num_register_tokens", 0) or 0)
         if tokens.ndim != 3 or prefix < 1:

@@ -129,7 +129,7 @@ def paper_as_published(
 @torch.inference_mode()
 def decode_whole(model: Denoiser, latents: torch.Tensor) -> torch.Tensor:
     """The canvas in one call of the decoder: ``(c, h, w)`` → ``(3, H, W)`` in [-1, 1]."""
-    return model.autoencoder.decode(latents[None])[0]
+    return model.at_work(model.autoencoder).decode(latents[None])[0]
 
 
 @torch.inference_mode()
@@ -139,7 +139,8 @@ def decode_in_one_batch(model: Denoiser, latents: torch.Tensor) -> torch.Tensor:
     shape = latents.shape[1], latents.shape[2]
     stride = PRESETS["paper"].stride_of(spec)
     windows = list(plan_windows(shape, spec.window_latents, stride))
-    made = model.autoencoder.decode(_cut(latents, windows), clamp=False)
+    decode = model.at_work(model.autoencoder).decode
+    made = decode(_cut(latents, windows), clamp=False)
     weight = window_weights("gaussian", spec.window).to(made)
     out = torch.zeros(3, shape[0] * f, shape[1] * f, device=made.device)
     total = torch.zeros(out.shape[1:], device=made.device)

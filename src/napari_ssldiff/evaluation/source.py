@@ -74,7 +74,8 @@ class CellSet:
 
 def round_trips(bundle: ModelBundle, tiles: Sequence[Tile]) -> Picture:
     """The autoencoder's round trip of tiles, each encoded on its own: ``(n, s, s, 3)``."""
-    autoencoder, out = bundle.denoiser.autoencoder, []
+    model, out = bundle.denoiser, []
+    autoencoder = model.at_work(model.autoencoder)
     with torch.inference_mode():
         for tile in tiles:
             x = from_uint8(tile.pixels)[None].to(bundle.device)

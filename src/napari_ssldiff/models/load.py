@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
-from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec, StudentSpec
+from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec, Precision
+from napari_ssldiff.diffusion.halves import HALVES, half_names
+from napari_ssldiff.diffusion.offload import Turns
 from napari_ssldiff.embeddings.encoder import (
     AbsentEncoder,
     Encoder,
@@ -25,12 +29,14 @@ from napari_ssldiff.embeddings.encoder import (
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard
-from napari_ssldiff.models.lora import merged
+from napari_ssldiff.models.lora import merge
+from napari_ssldiff.models.memory import CELLS, MemoryOptions, MemoryPlan, plan_memory
 from napari_ssldiff.models.registry import get_card
+from napari_ssldiff.models.skeleton import Making, Skeleton, encoder_of, skeleton_of
 
 #: Environment variable: set to 1, networks are compiled when they are first called.
 COMPILE = "NAPARI_SSLDIFF_COMPILE"
-Fill = Callable[[ModelCard, torch.nn.Module, Iterable[str]], None]
+Fill = Callable[[ModelCard, nn.Module, Iterable[str]], None]
 
 
 @dataclass
@@ -48,12 +54,15 @@ class ModelBundle:
         Autoencoder, network and projection; its ``student`` where the card has one.
     device
         Where everything runs.
+    plan
+        What it takes of memory, and how it fits.
     """
 
     card: ModelCard
     encoder: Encoder
     denoiser: Denoiser
     device: torch.device
+    plan: MemoryPlan | None = None
 
     @property
     def hash(self) -> str:
@@ -64,6 +73,19 @@ class ModelBundle:
     def spec(self) -> ModelSpec:
         """The engine's view of the model."""
         return self.denoiser.spec
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """What results depend on beside card and request, for their provenance.
+
+        ``device``, ``precision`` of the network's arithmetic, ``weights`` (what they are kept in),
+        and ``decode_window`` in pixels where memory had no room for the usual one.
+        """
+        model = self.denoiser
+        facts = {"device": str(self.device), "precision": model.precision, "weights": model.kept}
+        if model.limits.decode is None:
+            return facts
+        return {**facts, "decode_window": model.limits.decode * self.spec.latent_factor}
 
     @cached_property
     def evaluation_encoder(self) -> NetworkEncoder:
@@ -109,28 +131,56 @@ def resolve_device(name: str = "auto") -> torch.device:
 def _checked(card: ModelCard, name: str) -> Path:
     """A weight file whose sha256 is the card's."""
     path = card.weight_path(name)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != card.weights[name]:
-        raise ModelError(f"{path} is damaged: its sha256 is not the card's; install it again")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != card.weights[name]:
+            raise ModelError(f"{path} is damaged: its sha256 is not the card's; install it again")
     return path
 
 
-def _tensors(card: ModelCard, names: Iterable[str]) -> dict[str, torch.Tensor]:
+def _tensors(
+    card: ModelCard,
+    names: Iterable[str],
+    dtypes: Mapping[str, torch.dtype] | None = None,
+    copied: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Tensors of files, in fp32 or what ``dtypes`` says; in their files unless ``copied``."""
     out: dict[str, torch.Tensor] = {}
     for name in names:
         path = _checked(card, name)
         try:
-            out |= {k: v.float() for k, v in load_file(path).items()}
+            for key, value in load_file(path).items():
+                dtype = (dtypes or {}).get(key, torch.float32)
+                out[key] = value.to(dtype, copy=copied)
         except SafetensorError as error:
             raise ModelError(f"cannot read the weights {path}: {error}") from None
     return out
 
 
-def _fill(card: ModelCard, module: torch.nn.Module, names: Iterable[str]) -> None:
-    try:
-        module.load_state_dict(_tensors(card, names))
-    except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()
-        raise ModelError(f"the weights of {card.id} do not fit its card: {detail}") from None
+@dataclass(frozen=True)
+class Filling:
+    """Gives modules without weights those of a card's files.
+
+    Parameters
+    ----------
+    copied
+        Read them into memory of their own, so that files may change afterwards.
+    kept
+        What the network's layers are kept in.
+    """
+
+    copied: bool = True
+    kept: Precision = "fp32"
+
+    def __call__(self, card: ModelCard, module: nn.Module, names: Iterable[str]) -> None:
+        """Fill ``module`` with the tensors of the files ``names``."""
+        dtypes = {key: value.dtype for key, value in module.state_dict().items()}
+        if self.kept != "fp32":
+            dtypes |= dict.fromkeys(half_names(module), HALVES[self.kept])
+        try:
+            module.load_state_dict(_tensors(card, names, dtypes, self.copied), assign=True)
+        except RuntimeError as error:
+            detail = str(error).splitlines()[-1].strip()
+            raise ModelError(f"the weights of {card.id} do not fit its card: {detail}") from None
 
 
 def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
@@ -162,11 +212,18 @@ def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
     )
 
 
-def _encoder(card: ModelCard, key: str, device: torch.device, fill: Fill = _fill) -> NetworkEncoder:
+def _encoder(
+    card: ModelCard,
+    key: str,
+    device: torch.device,
+    fill: Fill = Filling(),
+    network: nn.Module | None = None,
+    batch: int = CELLS,
+    at_work: Callable[[nn.Module], nn.Module] | None = None,
+) -> NetworkEncoder:
     spec = encoder_spec(card, key)
     part = card.parts[key]
-    library, options = part["library"], part.get("options", {})
-    if library == "transformers":
+    if part["library"] == "transformers":
         # A folder in the hub's layout beside the card; the library reads its safetensors itself.
         for name in part["weights"]:
             _checked(card, name)
@@ -175,11 +232,15 @@ def _encoder(card: ModelCard, key: str, device: torch.device, fill: Fill = _fill
         for path in folder.glob("*.safetensors"):
             if path.resolve() not in pinned:
                 raise ModelError(f"the card of {card.id} does not list the weights {path}")
-        network = build_network(library, str(folder), options, spec.width)
+        options = part.get("options", {})
+        network = build_network(part["library"], str(folder), options, spec.width)
     else:
-        network = build_network(library, part["name"], options, spec.width)
+        if network is None:
+            with init_empty_weights():
+                network = encoder_of(card, key)
+        assert network is not None
         fill(card, network, part["weights"])
-    return NetworkEncoder(spec, network, device)
+    return NetworkEncoder(spec, network, device, batch, at_work)
 
 
 def load_encoder(card: ModelCard, device: torch.device) -> NetworkEncoder:
@@ -196,31 +257,66 @@ def load_encoder(card: ModelCard, device: torch.device) -> NetworkEncoder:
         raise ModelError(f"the card of {card.id} does not describe an encoder: {error}") from error
 
 
-def load_bundle(model: str | ModelCard, device: str = "auto") -> ModelBundle:
+def load_bundle(
+    model: str | ModelCard,
+    device: str = "auto",
+    options: MemoryOptions | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> ModelBundle:
     """Load a model by id, folder or card.
+
+    Parameters
+    ----------
+    options
+        Budget of memory, precision and offload.
+    tell
+        Told in one line what the model will take, before its weights are read.
 
     Raises
     ------
     ModelError
-        If it is unknown, incomplete or damaged, or the device is not there.
+        If it is unknown, incomplete or damaged, the device is not there, or memory does not do.
     """
     card = model if isinstance(model, ModelCard) else get_card(model)
-    bundle = assemble(card, resolve_device(device))
+    bundle = assemble(card, resolve_device(device), options=options, tell=tell)
     if os.environ.get(COMPILE, "0") not in ("", "0"):
         bundle.denoiser.compile()
     return bundle
 
 
-def assemble(card: ModelCard, where: torch.device, fill: Fill = _fill) -> ModelBundle:
-    """A card's networks on a device, each given its weights by ``fill(card, module, names)``.
+def assemble(
+    card: ModelCard,
+    where: torch.device,
+    fill: Fill | None = None,
+    *,
+    options: MemoryOptions | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+    making: Making = init_empty_weights,
+) -> ModelBundle:
+    """A card's networks on a device.
+
+    Parameters
+    ----------
+    fill
+        Gives a module its weights: ``fill(card, module, names)``; by default :class:`Filling`.
+    options, tell
+        As for :func:`load_bundle`.
+    making
+        Inside it modules are made, by default without weights.
 
     Raises
     ------
     ModelError
-        If the card does not describe a model.
+        If the card does not describe a model, or memory does not do.
     """
     try:
-        return _assemble(card, where, fill)
+        made = skeleton_of(card, making)
+        plan = plan_memory(card, where, options, made)
+        tell(plan.text)
+        if fill is None:
+            copied = where.type == "cpu" and plan.limits.offload == "none"
+            fill = Filling(copied, plan.kept)
+        return _assemble(card, where, made, plan, fill)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         said = " ".join(str(error).split())[:160]
         raise ModelError(
@@ -228,62 +324,55 @@ def assemble(card: ModelCard, where: torch.device, fill: Fill = _fill) -> ModelB
         ) from error
 
 
-def model_spec(card: ModelCard) -> ModelSpec:
-    """The numbers of a card that the engine needs; KeyError or ValueError where they lack."""
+def _assemble(
+    card: ModelCard, where: torch.device, made: Skeleton, plan: MemoryPlan, fill: Fill
+) -> ModelBundle:
     student = card.parts.get("student")
-    vae, unet = card.parts["autoencoder"], card.parts["denoiser"]
-    return ModelSpec(
-        window=card.window,
-        tokens=card.window // card.cell,
-        token_width=int(card.parts["encoder"]["width"]),
-        latent_channels=int(vae["channels"]),
-        latent_factor=int(vae["factor"]),
-        prediction=unet["prediction"],
-        schedule=dict(card.parts["scheduler"]),
-        student=StudentSpec(int(student["steps"]), float(student["guidance"])) if student else None,
-        time_offset=int(unet.get("time_offset", 0)),
-    )
-
-
-def _assemble(card: ModelCard, where: torch.device, fill: Fill) -> ModelBundle:
-    student, spec = card.parts.get("student"), model_spec(card)
-    vae, unet, tokens = (card.parts[k] for k in ("autoencoder", "denoiser", "conditioning"))
-    autoencoder = parts.autoencoder(vae)
-    fill(card, autoencoder, vae["weights"])
-    network = parts.network(unet)
-    fill(card, network, unet["weights"])
-    projection = parts.projection(tokens, spec)
-    fill(card, projection, tokens["weights"])
+    for key, module in (
+        ("autoencoder", made.autoencoder),
+        ("denoiser", made.network),
+        ("conditioning", made.projection),
+    ):
+        fill(card, module, card.parts[key]["weights"])
+    offloads = plan.limits.offload != "none" and where.type != "cpu"
+    turns = Turns(where) if offloads else None
     why = card.parts["encoder"].get("absent")
-    encoder = (
-        AbsentEncoder(encoder_spec(card), why) if why else _encoder(card, "encoder", where, fill)
+    encoder: Encoder = (
+        AbsentEncoder(encoder_spec(card), why)
+        if why
+        else _encoder(card, "encoder", where, fill, made.encoder, plan.cells, turns)
     )
-    return ModelBundle(
-        card,
-        encoder,
-        Denoiser(
-            spec,
-            autoencoder,
-            network,
-            projection,
-            where,
-            _student(card, student, network) if student else None,
-        ),
+    denoiser = Denoiser(
+        made.spec,
+        made.autoencoder,
+        made.network,
+        made.projection,
         where,
+        _student(card, student) if student else None,
+        plan.precision,
+        kept=plan.kept,
+        limits=plan.limits,
+        turns=turns,
     )
+    return ModelBundle(card, encoder, denoiser, where, plan)
 
 
-def _student(
-    card: ModelCard, part: Mapping[str, Any], network: torch.nn.Module
-) -> Callable[[], torch.nn.Module]:
-    """What makes the student's network; its weights are read then, so others need not wait."""
+def _student(card: ModelCard, part: Mapping[str, Any]) -> Callable[[], nn.Module]:
+    """What makes the student's network; all weights are read then, so others need not wait.
+
+    The network's own may be rounded or elsewhere by then.
+    """
     scale, names = float(part["alpha"]) / int(part["rank"]), list(part["weights"])
     for name in names:
         card.weight_path(name)
 
-    def make() -> torch.nn.Module:
+    def make() -> nn.Module:
+        base = card.parts["denoiser"]
+        with init_empty_weights():
+            network = parts.network(base)
+        Filling()(card, network, base["weights"])
         try:
-            return merged(network, _tensors(card, names), scale)
+            return merge(network, _tensors(card, names), scale)
         except ValueError as error:
             raise ModelError(f"the student of {card.id} does not fit its card: {error}") from None
 

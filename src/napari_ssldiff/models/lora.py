@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -12,8 +11,8 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
 @torch.no_grad()
-def merged(network: nn.Module, lora: Mapping[str, torch.Tensor], scale: float) -> nn.Module:
-    """A copy of a network with ``weight + scale·B·A`` for its weights (Hu et al. 2022, LoRA).
+def merge(network: nn.Module, lora: Mapping[str, torch.Tensor], scale: float) -> nn.Module:
+    """Put ``weight + scale·B·A`` in the place of a network's weights (Hu et al. 2022, LoRA).
 
     Merged weights cost nothing per call, and need no library that knows of LoRA.
 
@@ -25,6 +24,10 @@ def merged(network: nn.Module, lora: Mapping[str, torch.Tensor], scale: float) -
     scale
         alpha / rank.
 
+    Returns
+    -------
+    The network.
+
     Raises
     ------
     ValueError
@@ -33,7 +36,6 @@ def merged(network: nn.Module, lora: Mapping[str, torch.Tensor], scale: float) -
     names = {key.removesuffix(_DOWN).removesuffix(_UP) for key in lora}
     if len(lora) != 2 * len(names) or not all(k.endswith((_DOWN, _UP)) for k in lora):
         raise ValueError("its tensors are not pairs of lora_A and lora_B")
-    network = copy.deepcopy(network)
     layers = dict(network.named_modules())
     for name in sorted(names):
         weight = getattr(layers.get(name), "weight", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.models.card import ModelCard, read_card
 from napari_ssldiff.models.load import ModelBundle, assemble, resolve_device
+from napari_ssldiff.models.memory import MemoryOptions
 
 #: Cards without weights, for models that are too large or not ours to bundle.
 SHAPES = Path(__file__).parent / "shapes"
@@ -43,11 +46,18 @@ def _bare(part: Any) -> Any:
     return {**part, "weights": []} if isinstance(part, dict) and "weights" in part else part
 
 
-def random_bundle(card: ModelCard, device: str = "auto", seed: int = 0) -> ModelBundle:
+def random_bundle(
+    card: ModelCard,
+    device: str = "auto",
+    seed: int = 0,
+    options: MemoryOptions | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> ModelBundle:
     """A card's model with its networks as they are before training; no weight file is read.
 
     Its id ends in ``-random``. A student is left out: a draft then runs on the network itself,
-    which costs the same.
+    which costs the same. ``options`` and ``tell`` are
+    :func:`~napari_ssldiff.models.load.load_bundle`'s.
 
     Raises
     ------
@@ -70,4 +80,7 @@ def random_bundle(card: ModelCard, device: str = "auto", seed: int = 0) -> Model
     devices = [where] if where.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        return assemble(own, where, fill=lambda card, module, names: None)
+        return assemble(
+            own, where, fill=lambda card, module, names: None, options=options, tell=tell,
+            making=nullcontext,
+        )  # fmt: skip

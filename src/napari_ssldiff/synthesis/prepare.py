@@ -239,7 +239,9 @@ def resolve(sampler: Sampler, bundle: ModelBundle) -> Sampler:
         guidance = sampler.guidance
     batch = threads = None
     if preset.phases is not None:
-        batch, threads = sampler.batch or LAZY_BATCH, sampler.threads or LAZY_THREADS
+        rows = bundle.denoiser.limits.rows
+        room = LAZY_BATCH if rows is None else max(1, min(LAZY_BATCH, rows // 2))
+        batch, threads = sampler.batch or room, sampler.threads or LAZY_THREADS
     elif sampler.batch is not None or sampler.threads is not None:
         raise InputError(
             f"batch and threads belong to the preset lazy; preset {sampler.preset} chooses the "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from napari_ssldiff.diffusion.bands import BUDGET, canvas_bytes, sample_bands
+from napari_ssldiff.diffusion.bands import canvas_bytes, sample_bands
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan
 from napari_ssldiff.diffusion.decode import Decoder, encode_parts
 from napari_ssldiff.diffusion.lazy import LazyCanvas, LazyPlan, tiles_of
@@ -132,7 +132,7 @@ def synthesize(
     bundle: ModelBundle,
     scene: Scene,
     cancel: CancelToken | None = None,
-    budget: int = BUDGET,
+    budget: int | None = None,
     focus: Focus | None = None,
 ) -> Iterator[Event]:
     """Carry out a request.
@@ -149,8 +149,9 @@ def synthesize(
         Where the viewer looks: ``(y, x)`` on the output grid, asked before every tile and from
         any thread, or ``None`` for the middle of the canvas. The nearest tile comes first.
     budget
-        Bytes that canvas and unfinished tiles may take. A canvas whose solver state alone is more
-        is sampled from the top, band by band, to the same result.
+        Bytes that canvas and unfinished tiles may take; by default the model's own
+        limit. A canvas whose solver state alone is more is sampled from the top, band by band, to
+        the same result.
 
     Yields
     ------
@@ -169,6 +170,7 @@ def synthesize(
     _check(request, bundle)
     started = time.perf_counter()
     cancel = cancel or CancelToken()
+    budget = bundle.denoiser.limits.canvas if budget is None else budget
     check, counters = cancel.hold, Counters()
     preset = PRESETS[request.sampler.preset]
     frame = frame_of(scene, request.region, bundle, request.grid, request.around, request.grow)

@@ -107,7 +107,8 @@ class GenerateJob:
                 content=content, progress=report, cancel=token,
             )  # fmt: skip
             facts = {
-                "device": str(getattr(bundle, "device", self.device)),
+                "device": self.device,
+                **getattr(bundle, "computed", {}),
                 "crs": self.scene.crs,
                 "over_the_overlay": self.parameters.over,
                 "draft_of_an_edit": self.content is not None and self.parameters.preset == "draft",
@@ -261,6 +262,8 @@ def load_model(
     token = engine.backend.new_cancel()
     control.attach(token)
     control.raise_if_cancelled()
+    if plan := getattr(bundle, "plan", None):
+        report(plan.text)
     return bundle, token
 
 

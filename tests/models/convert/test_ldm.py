@@ -17,7 +17,7 @@ from napari_ssldiff.models.convert import Converted, convert, layout_of
 from napari_ssldiff.models.convert.ldm import ema_names, unet_tensors, vq_tensors
 from napari_ssldiff.models.convert.ldm_unet import unet_names
 from napari_ssldiff.models.convert.ldm_vq import vq_names
-from napari_ssldiff.models.load import model_spec
+from napari_ssldiff.models.skeleton import model_spec
 
 CATALOGUE = Path(__file__).parents[3] / "src/napari_ssldiff/models/catalogue"
 Checkpoint = Callable[[bool], dict[str, torch.Tensor]]

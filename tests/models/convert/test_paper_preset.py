@@ -27,7 +27,7 @@ from napari_ssldiff.geometry import Box
 from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.convert import convert
-from napari_ssldiff.models.load import model_spec
+from napari_ssldiff.models.skeleton import model_spec
 from napari_ssldiff.synthesis.tokens import window_tokens
 
 # Eight channels in groups of one, and windows of 32 px, which are 8 latents and lie 2 apart.

@@ -20,7 +20,7 @@ from napari_ssldiff.models.convert import Converted, convert, layout_of
 from napari_ssldiff.models.convert.autoencoders import stock_autoencoder
 from napari_ssldiff.models.convert.folder import check_configs, differences
 from napari_ssldiff.models.convert.pixcell import pixart_tensors
-from napari_ssldiff.models.load import model_spec
+from napari_ssldiff.models.skeleton import model_spec
 
 CATALOGUE = Path(__file__).parents[3] / "src/napari_ssldiff/models/catalogue"
 

@@ -17,7 +17,7 @@ from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard, read_card
 from napari_ssldiff.models.convert import convert, layout_of
 from napari_ssldiff.models.convert.ldm import ema_names
-from napari_ssldiff.models.load import model_spec
+from napari_ssldiff.models.skeleton import model_spec
 
 CATALOGUE = Path(__file__).parents[3] / "src/napari_ssldiff/models/catalogue"
 EMBEDDING, WIDTH, HIDDEN, LAYERS, HEADS, LIMIT = 20, 24, 40, 2, 4, 1e-4

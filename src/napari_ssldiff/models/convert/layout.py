@@ -11,7 +11,7 @@ from torch import nn
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard
-from napari_ssldiff.models.load import model_spec
+from napari_ssldiff.models.skeleton import model_spec
 
 Tensors = Mapping[str, torch.Tensor]
 

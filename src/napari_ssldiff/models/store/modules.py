@@ -8,7 +8,7 @@ from torch import nn
 from napari_ssldiff.embeddings.networks import build_network
 from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard
-from napari_ssldiff.models.load import model_spec
+from napari_ssldiff.models.skeleton import model_spec
 
 
 def module_of(card: ModelCard, part: str) -> nn.Module:

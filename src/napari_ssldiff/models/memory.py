@@ -1,0 +1,253 @@
+"""How a model is run in the memory that there is, known before a weight of it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+import torch
+from dask.utils import parse_bytes
+
+from napari_ssldiff.diffusion.batches import CPU_BATCH, LARGEST
+from napari_ssldiff.diffusion.bundle import Precision, default_precision
+from napari_ssldiff.diffusion.decode import WINDOW
+from napari_ssldiff.diffusion.offload import CANVAS, Limits, Offload
+from napari_ssldiff.errors import InputError, ModelError
+from napari_ssldiff.models.card import ModelCard
+from napari_ssldiff.models.needs import KERNELS, Needs, left_in_files, measure
+from napari_ssldiff.models.skeleton import Skeleton, skeleton_of
+
+#: Environment variable: bytes that a model may take, such as 6GB.
+MEMORY = "NAPARI_SSLDIFF_MEMORY"
+#: Part of free memory that is planned with where nobody gives a budget.
+SHARE = 0.9
+#: Rows of a call below which a device would be waiting more than working.
+WORTHWHILE = 8
+#: Edges of decoding windows in latents, those that memory may ask for.
+EDGES = (WINDOW, 96, 64, 48, 32)
+#: Cells that an encoder sees at once.
+CELLS = 128
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """What a user may choose.
+
+    Parameters
+    ----------
+    budget
+        Bytes: of a GPU's own memory, or of the whole process on the CPU. ``None``: what
+        :data:`MEMORY` says, or else most of what is free.
+    precision
+        What the network computes in on a GPU and its weights are kept in; on the CPU, where it
+        computes in fp32, the latter. ``"auto"``: the device's own
+        (:func:`~napari_ssldiff.diffusion.bundle.default_precision`).
+    offload
+        As :class:`~napari_ssldiff.diffusion.offload.Limits` has it, or ``"auto"``: no more than
+        memory demands.
+
+    Raises
+    ------
+    InputError
+        If one is unknown, or the budget is not above 0.
+    """
+
+    budget: int | None = None
+    precision: Precision | Literal["auto"] = "auto"
+    offload: Offload | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        known = {"precision": ("auto", "fp32", "bf16", "fp16")}
+        known["offload"] = ("auto", "none", "parts", "blocks")
+        for name, words in known.items():
+            if getattr(self, name) not in words:
+                raise InputError(
+                    f"{name} is one of {', '.join(words)}, got {getattr(self, name)!r}"
+                )
+        if self.budget is not None and self.budget <= 0:
+            raise InputError(f"a model cannot do with {self.budget} bytes: give it more memory")
+
+
+def read_bytes(text: str) -> int:
+    """``"6GB"``, ``"500 MiB"`` or a number of bytes.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    try:
+        return int(parse_bytes(text))
+    except ValueError:
+        raise InputError(f"{text!r} is no amount of memory: write 6GB, 500MB or 4GiB") from None
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size, 0) / 1e6:.0f} MB"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a model is going to be run, and what that takes.
+
+    Parameters
+    ----------
+    model, device
+        Which, and what kind of device.
+    precision, kept
+        What the network computes in and what its weights are kept in.
+    needs
+        What parts and calls take.
+    limits
+        What the engine keeps to.
+    cells
+        Cells that the encoder sees at once.
+    available
+        Bytes that the model may take.
+    """
+
+    model: str
+    device: str
+    precision: Precision
+    kept: Precision
+    needs: Needs
+    limits: Limits
+    cells: int
+    available: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the largest network call."""
+        return self.limits.rows or _most_rows(self.device)
+
+    @property
+    def edge(self) -> int:
+        """Edge in latents of the largest decoding window."""
+        return self.limits.decode or WINDOW
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the worst moment of a large picture."""
+        return self.needs.peak(
+            _counted(self.limits.offload, self.device), self.rows, self.edge, self.cells
+        )
+
+    @property
+    def text(self) -> str:
+        """One line for the user."""
+        needs, parts = self.needs, []
+        if needs.base:
+            parts.append(f"the program {_gb(needs.base)}")
+        held = needs.stages(_counted(self.limits.offload, self.device))["network"] - needs.base
+        parts.append(f"weights {_gb(held)} in {self.kept}")
+        parts.append(f"{max(1, self.rows // 2)} windows {_gb(self.rows * needs.row)}")
+        parts.append(f"decoding {_gb(needs.decoding(self.edge))}")
+        said = (
+            f"{self.model} needs up to {_gb(self.peak)} of {_gb(self.available)} on {self.device}"
+        )
+        if self.limits.offload != "none":
+            parts.append(f"offload {self.limits.offload}")
+        if self.limits.decode is not None:
+            parts.append(f"decoded in windows of {self.limits.decode} latents")
+        return f"{said}: {', '.join(parts)}"
+
+
+def precisions(device: torch.device, asked: str = "auto") -> tuple[Precision, Precision]:
+    """What a network computes in on a device, and what its weights are kept in."""
+    chosen: Precision = default_precision(device) if asked == "auto" else asked  # type: ignore[assignment]
+    return ("fp32" if device.type == "cpu" else chosen), chosen
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a device has left."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    return int(psutil.virtual_memory().available)  # Apple GPUs share it
+
+
+def _most_rows(device: str) -> int:
+    return 2 * (CPU_BATCH if device == "cpu" else LARGEST)
+
+
+def _modes(asked: str, device: torch.device) -> tuple[Offload, ...]:
+    auto: tuple[Offload, ...] = ("none", "parts", "blocks")
+    modes = auto if asked == "auto" else tuple(m for m in auto if m == asked)
+    if device.type != "cpu":
+        return modes
+    # Leaving weights in their files is all that a CPU can do.
+    return tuple(dict.fromkeys("parts" if m == "blocks" else m for m in modes))
+
+
+def _counted(offload: Offload, device: str) -> Offload:
+    return "none" if device == "cpu" else offload  # nothing moves there
+
+
+def _choices(modes: tuple[Offload, ...]) -> Iterator[tuple[int, int, Offload]]:
+    """Least rows, decoding edge and offload: what costs pixels nothing and little time first."""
+    for edge in EDGES:
+        for least in (WORTHWHILE, 1):
+            for mode in modes:
+                yield least, edge, mode
+
+
+def plan_memory(
+    card: ModelCard,
+    device: torch.device,
+    options: MemoryOptions | None = None,
+    made: Skeleton | None = None,
+) -> MemoryPlan:
+    """Plan precision, offload, batch and decoding windows.
+
+    Parameters
+    ----------
+    options
+        What the user chose.
+    made
+        The card's networks without weights, if somebody has them already.
+
+    Raises
+    ------
+    ModelError
+        If there is no way.
+    """
+    options = options or MemoryOptions()
+    budget = options.budget
+    if budget is None and os.environ.get(MEMORY):
+        budget = read_bytes(os.environ[MEMORY])
+    computes, kept = precisions(device, options.precision)
+    needs = measure(card, made or skeleton_of(card), device, kept)
+    available = int(free_bytes(device) * SHARE) + needs.base if budget is None else budget
+    canvas, most = min(CANVAS, available // 8), _most_rows(device.type)
+    modes = _modes(options.offload, device)
+    by_mode = dict.fromkeys(modes, needs)
+    if device.type == "cpu" and "parts" in modes:
+        by_mode["parts"] = left_in_files(card, needs, kept)
+    for least, edge, mode in _choices(modes):
+        own, counted = by_mode[mode], _counted(mode, device.type)
+        if own.peak(counted, least, edge) + canvas > available:
+            continue
+        left, held = available - canvas - KERNELS, own.stages(counted)
+        rows = min(most, (left - held["network"]) // max(own.row, 1))
+        cells = max(1, min(CELLS, (left - held["encoder"]) // max(own.cell, 1)))
+        limits = Limits(
+            rows=None if rows == most else rows,
+            decode=None if edge == WINDOW else edge,
+            canvas=canvas,
+            offload=mode,
+        )
+        return MemoryPlan(card.id, device.type, computes, kept, own, limits, cells, available)
+    least = min(n.peak(_counted(m, device.type), 1, EDGES[-1]) for m, n in by_mode.items())
+    ways = ["a larger --memory"] if budget is not None else ["closing other programs"]
+    if kept == "fp32":
+        ways.insert(0, "--precision bf16, which halves the network's weights")
+    if device.type != "cpu":
+        ways += ["--device cpu, which is slow"] + ["--offload auto"] * ("blocks" not in modes)
+    sizes = ", ".join(f"{name} {_gb(size)}" for name, size in needs.weights.items() if size)
+    raise ModelError(
+        f"{card.id} needs at least {_gb(least + canvas)} on {device.type} (weights: {sizes}) and "
+        f"may take {_gb(available)}: ways out are {', '.join(ways)}"
+    )

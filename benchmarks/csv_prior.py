@@ -2,9 +2,10 @@
 
 The numbers are measured from the pictures themselves (a fact of :mod:`napari_ssldiff.text.facts`
 per image), so what a field shows can be measured in the same way: by the pixel model's picture of
-it, and by the training cells that its own cells are nearest to.
+it, and by the training cells that its own cells are nearest to. It is a small prior (windows of
+4 × 4 cells, the osteosarcoma images alone), to be trained in minutes.
 
-    python benchmarks/csv_prior.py DATA RUN --minutes 2
+    python benchmarks/csv_prior.py DATA RUN --steps 100
 
 DATA is laid out as the demo models' data. RUN is the folder of the run; images are embedded there
 once.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from machine import provenance
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
@@ -33,7 +35,7 @@ from napari_ssldiff.synthesis.events import TileDone
 from napari_ssldiff.synthesis.imagine import Prompt, imagine
 from napari_ssldiff.text.conditions import Numbers
 from napari_ssldiff.text.facts import fact_names, facts_of
-from napari_ssldiff.training.config import DEFAULT_CONFIG
+from napari_ssldiff.training.config import DEFAULT_CONFIG, read_config
 from napari_ssldiff.training.pipeline import Pipeline
 from napari_ssldiff.training.prior_bundle import write_priors
 from napari_ssldiff.training.runtime import Runtime
@@ -44,21 +46,19 @@ DOMAIN = "histology"
 COLUMNS = ("nuclei", "eosin")
 
 
-def write_table(worded: Worded, path: Path) -> dict[str, list[float]]:
-    """A row of facts for every training and validation image of the osteosarcoma set."""
-    rows: dict[str, list[float]] = {}
+def write_table(worded: Worded, path: Path) -> None:
+    """A row of facts for every image: the means of its tiles and of their forms."""
+    seen: dict[str, list[list[float]]] = {}
     names = fact_names(worded.subject(DOMAIN))
     for part in ("train", "validation"):
         for one in worded.meanings(DOMAIN, part).meanings:
-            if "osteosarcoma" in one.source:
-                facts = dict(zip(names, one.facts.mean((0, 1)).tolist(), strict=True))
-                # Of the forms of an image the first is the one that nothing was changed in.
-                rows.setdefault(one.source, [round(facts[c], 4) for c in COLUMNS])
+            facts = dict(zip(names, one.facts.mean((0, 1)).tolist(), strict=True))
+            seen.setdefault(one.source, []).append([facts[c] for c in COLUMNS])
+    rows = {name: np.mean(v, 0).round(4).tolist() for name, v in seen.items()}
     with path.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", *COLUMNS])
         table.writerows([name, *values] for name, values in rows.items())
-    return rows
 
 
 def picture(field: Any, bundle: Any, seed: int) -> NDArray[np.uint8]:
@@ -89,12 +89,20 @@ def nearest(field: NDArray[np.float32], worded: Worded, fact: int) -> float:
 
 def train(options: argparse.Namespace) -> tuple[Pipeline, Path]:
     """The prior, and its card."""
-    base = open_pipeline([options.data], options.run, str(DEFAULT_CONFIG))
-    table = options.run / "facts.csv"
     options.run.mkdir(parents=True, exist_ok=True)
+    config = read_config(DEFAULT_CONFIG)
+    config["domains"] = {DOMAIN: config["domains"][DOMAIN]}
+    config["domains"][DOMAIN]["pixels"] = config["domains"][DOMAIN]["pixels"][:1]
+    config["prior"] |= {**config["prior"].pop("domains")["naip"], "versions": 2}
+    path = options.run / "csv-prior.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    base = open_pipeline([options.data], options.run, str(path), log=print)
+    table = options.run / "facts.csv"
     write_table(Worded(base), table)
-    pipeline = with_condition(base, f"csv:{table}", None, DOMAIN)
-    rows = pipeline.train("prior", options.minutes, DOMAIN, runtime=Runtime("cpu"))
+    pipeline = with_condition(base, f"csv:{table}", None, None)
+    rows = pipeline.train(
+        "prior", options.minutes, DOMAIN, steps=options.steps, runtime=Runtime("cpu")
+    )
     for row in rows:
         print(row, flush=True)
     (card,) = [p for p in write_priors(pipeline, options.run / "bundle") if "numbers" in str(p)]
@@ -140,9 +148,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--values", type=int, default=7)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--minutes", type=float, help="time box of the training")
+    parser.add_argument("--steps", type=int, help="instead of the configuration's")
+    parser.add_argument("--values", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cells", type=int, default=4)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/csv-prior.json"))
     options = parser.parse_args()

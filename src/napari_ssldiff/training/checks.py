@@ -14,6 +14,7 @@ from napari_ssldiff.errors import InputError, OutputError
 from napari_ssldiff.text.prior import PriorNetwork
 from napari_ssldiff.training import autoencoder, diffusion, encoder, text
 from napari_ssldiff.training.kept import stage_files
+from napari_ssldiff.training.numbers import check_begun
 from napari_ssldiff.training.pipeline import STAGES, Pipeline
 from napari_ssldiff.training.prior_bundle import has_priors
 from napari_ssldiff.training.runtime import Runtime
@@ -126,12 +127,9 @@ def _check_worded(pipeline: Pipeline, stage: str, domain: str | None) -> None:
     if stage != "prior":
         return
     for name in [domain] if domain else pipeline.domains:
-        if worded.kind(name) == "csv":
-            worded.numbers(name)
-        elif worded.encoder_name(name) is None:
+        check_begun(pipeline.folder("prior", name), worded.condition(name))
+        if worded.kind(name) == "text" and worded.encoder_name(name) is None:
             worded.trained()
-        else:
-            worded.text_encoder(name)
 
 
 def parameters(module: nn.Module) -> int:

@@ -121,21 +121,31 @@ def kept_condition(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / KEPT} is damaged: train this prior in a new folder") from None
 
 
-def keep_condition(folder: Path, condition: Mapping[str, Any]) -> None:
-    """Write down what a prior is conditioned on, before its first step.
+def check_begun(folder: Path, condition: Mapping[str, Any]) -> None:
+    """Refuse to go on with a prior under another condition.
 
     Raises
     ------
     InputError
         If the folder holds a prior that was begun with something else.
     """
-    if stage_files(folder):
-        if kept_condition(folder) != condition:
-            what = "table" if condition["kind"] == "csv" else "text encoder"
-            raise InputError(
-                f"the prior in {folder} was begun with another {what}, or this one has changed: "
-                "give the old one, or remove the folder to begin anew"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / KEPT, json.dumps(dict(condition), indent=2) + "\n")
+    if stage_files(folder) and kept_condition(folder) != condition:
+        what = "table" if condition["kind"] == "csv" else "text encoder"
+        raise InputError(
+            f"the prior in {folder} was begun with another {what}, or this one has changed: give "
+            "the old one, or remove the folder to begin anew"
+        )
+
+
+def keep_condition(folder: Path, condition: Mapping[str, Any]) -> None:
+    """Write down what a prior is conditioned on, before its first step.
+
+    Raises
+    ------
+    InputError
+        As :func:`check_begun`.
+    """
+    check_begun(folder, condition)
+    if not stage_files(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / KEPT, json.dumps(dict(condition), indent=2) + "\n")

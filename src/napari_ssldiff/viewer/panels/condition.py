@@ -5,6 +5,7 @@ from __future__ import annotations
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
+    QFrame,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -29,6 +30,8 @@ _KINDS = (
 )
 #: Height in pixels beyond which the form of numbers scrolls.
 _MOST = 150
+#: Height of a row of it; Qt knows its own hint only once the style is there.
+_ROW = 36
 
 
 class ConditionBox(QWidget):
@@ -62,6 +65,7 @@ class ConditionBox(QWidget):
         self.numbers = QScrollArea()
         self.numbers.setObjectName("condition_numbers")
         self.numbers.setWidgetResizable(True)
+        self.numbers.setFrameShape(QFrame.Shape.NoFrame)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self._pages = {
@@ -148,7 +152,7 @@ class ConditionBox(QWidget):
             rows.addRow(column.name, edit)
             self.fields[column.name] = edit
         self.numbers.setWidget(inner)
-        self.numbers.setFixedHeight(min(_MOST, inner.sizeHint().height() + 4))
+        self.numbers.setFixedHeight(min(_MOST, _ROW * len(columns)))
 
     def _on_kind(self) -> None:
         if self.kind.currentData() == "like" and self._like is None and self._bench.regions.rows():

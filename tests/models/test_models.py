@@ -20,6 +20,7 @@ from napari_ssldiff.models import (
     load_bundle,
     read_card,
     resolve_device,
+    variant_for,
 )
 from napari_ssldiff.scenes import PixelSize, Scene
 
@@ -246,6 +247,20 @@ def test_the_nearest_resolution_of_the_right_unit_is_chosen(installed: Make) -> 
     assert chosen(10, "meter") == "ground"
     assert chosen(1, "pixel") in ("coarse", "fine")
     assert chosen(1, "pixel", "EPSG:3857") == "ground"
+
+
+def test_of_a_models_variants_the_nearest_to_what_one_looks_at_is_taken(installed: Make) -> None:
+    variants = {f"{x}": {"resolution": 0.5 * 2**n} for n, x in enumerate(("20x", "10x", "5x"))}
+    installed("zoom", variants=variants)
+    assert get_card("zoom", 0.4).id == "zoom:20x"
+    assert get_card("zoom", 3).id == "zoom:5x"
+    assert get_card("zoom:20x", 3).id == "zoom:20x"
+    assert variant_for([get_card(f"zoom:{x}") for x in ("5x", "10x")], 2**0.5).id == "zoom:10x"
+    with pytest.raises(ModelError, match="has variants, name one"):
+        get_card("zoom")
+    looked_at = scene(PixelSize(0.5, 0.5, "micrometer"))
+    assert choose_model(looked_at).id == "zoom:20x"
+    assert choose_model(looked_at, 1.9).id == "zoom:5x"
 
 
 def test_without_a_model_of_the_unit_the_scene_is_refused(installed: Make) -> None:

@@ -24,6 +24,12 @@ def _add_region(parser: argparse.ArgumentParser) -> None:
         "--region", required=True, metavar="X,Y,W,H", help="in level-0 pixels of the source"
     )
     parser.add_argument("--model", metavar="ID", help="default: nearest in domain and resolution")
+    parser.add_argument(
+        "--resolution",
+        metavar="LENGTH",
+        help="of the pixels to work at (8um, 4m): the model, or its variant, nearest to that is "
+        "taken; default: the source's own",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--bands", metavar="R,G,B", help="band indices from 0, for rasters")
 
@@ -66,6 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_region(embed)
     embed.add_argument("-o", "--output", type=Path, required=True, metavar="FIELD")
 
+    invert = commands.add_parser(
+        "invert", help="a region's field from its pixels and the model, where no encoder is at hand"
+    )
+    _add_region(invert)
+    invert.add_argument("--steps", type=int, default=200)
+    invert.add_argument("--batch", type=int, default=4, help="windows per step (default 4)")
+    invert.add_argument("--seed", type=int, default=0)
+    invert.add_argument("-o", "--output", type=Path, required=True, metavar="FIELD")
+
     vary = commands.add_parser("vary", help="a variation of a region, as OME-Zarr")
     _add_region(vary)
     _add_sampler(vary)
@@ -83,6 +98,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--extend", default="0", metavar="LENGTH",
         help="let the region leave the image by so much: outpainting (--region=-256,0,512,512)",
     )  # fmt: skip
+    vary.add_argument(
+        "--guide", metavar="LENGTH|FILE",
+        help="what it is to look like from afar: the source itself in pixels of that length (8um), "
+        "or a picture of the region, such as a variation of lower magnification",
+    )  # fmt: skip
+    vary.add_argument(
+        "--guide-strength", type=float, default=1.0, help="0…1: how much it keeps to it (default 1)"
+    )
+    vary.add_argument("--field", type=Path, metavar="FIELD", help="paint this field instead")
     vary.add_argument("--format", default="0.5", help="OME-Zarr 0.5 or 0.4")
     vary.add_argument("--png", type=Path, metavar="FILE", help="side-by-side picture")
     vary.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.ome.zarr")

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from napari_ssldiff.cli.coarse import field_of, guide_of
 from napari_ssldiff.cli.deliver import Meter, picture, render, say, write_result
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region, parse_box
@@ -71,15 +72,38 @@ def region_of(arguments: argparse.Namespace, scene: Scene) -> Region:
 
 
 def load_model(arguments: argparse.Namespace, scene: Scene) -> ModelBundle:
-    """``--model``, or the nearest one, which is named."""
+    """``--model``, or the nearest one, which is named; of a model's variants the nearest."""
     from napari_ssldiff.models import choose_model, get_card, load_bundle
 
-    card = get_card(arguments.model) if arguments.model else choose_model(scene)
-    if not arguments.model:
+    own = scene.encoder_pixel_size
+    wanted = _resolution(arguments, scene)
+    if arguments.model:
+        looked_at = wanted or (None if own.unit == "pixel" else own.y)
+        card = get_card(arguments.model, looked_at)
+        if ":" in card.id and ":" not in arguments.model:
+            say(f"model: {card.id} ({card.resolution:g} {card.unit} per pixel), the nearest")
+    else:
+        card = choose_model(scene, wanted)
         say(f"model: {card.id} ({card.name}), the nearest to {scene.name}")
     if scene.encoder_pixel_size.unit == "pixel":
         say(f"{scene.name} has no pixel size; taking {card.resolution} {card.unit} per pixel")
     return load_bundle(card, arguments.device)
+
+
+def _resolution(arguments: argparse.Namespace, scene: Scene) -> float | None:
+    """``--resolution``, checked against the scene's unit."""
+    from napari_ssldiff.scenes.lengths import parse_length
+
+    if not getattr(arguments, "resolution", None):
+        return None
+    length, own = parse_length(arguments.resolution, "--resolution"), scene.encoder_pixel_size
+    if length.unit == "pixel" or length.value <= 0:
+        raise InputError(
+            f"--resolution is the size of a pixel, such as 8um or 4m; got {arguments.resolution!r}"
+        )
+    if own.unit not in (length.unit, "pixel"):
+        raise InputError(f"--resolution is in {length.unit}s, {scene.name} in {own.unit}s")
+    return length.value
 
 
 def _interval(text: str | None) -> tuple[float, float] | None:
@@ -125,6 +149,13 @@ def embed(arguments: argparse.Namespace) -> None:
     print(f"{arguments.output}: {rows} × {columns} cells of {field.width}, by {field.encoder}")
 
 
+def invert(arguments: argparse.Namespace) -> None:
+    """A region's field, from the model alone."""
+    from napari_ssldiff.cli.coarse import run_invert
+
+    run_invert(arguments)
+
+
 def vary(arguments: argparse.Namespace) -> None:
     """A variation of a region."""
     from napari_ssldiff.export import check_output
@@ -140,6 +171,8 @@ def vary(arguments: argparse.Namespace) -> None:
     if arguments.format not in ("0.5", "0.4"):
         raise InputError(f"the format is OME-Zarr 0.5 or 0.4, got {arguments.format!r}")
     sampler = sampler_of(arguments)
+    if not 0 <= arguments.guide_strength <= 1:
+        raise InputError(f"--guide-strength is between 0 and 1, got {arguments.guide_strength}")
     if arguments.grid not in ("source", "model"):
         raise InputError(f"the grid is source or model, got {arguments.grid!r}")
     names = ("grow", "feather", "context", "match")
@@ -155,16 +188,24 @@ def vary(arguments: argparse.Namespace) -> None:
         spec = bundle.encoder.spec
         model = PixelSize(spec.resolution, spec.resolution, spec.unit)
         output = own if arguments.grid == "source" else model
+        grow = lengths["grow"].pixels(output, "--grow")
+        context = lengths["context"].pixels(model, "--context")
+        match = lengths["match"].pixels(model, "--match")
+        field, history = field_of(arguments.field)
+        guide = guide_of(arguments, scene, region, bundle, around=max(context, match), grow=grow)
         request = make_request(
             scene,
             region,
             bundle,
             sampler,
+            field=field,
+            history=history,
+            guide=guide,
             grid=arguments.grid,
-            grow=lengths["grow"].pixels(output, "--grow"),
+            grow=grow,
             feather=lengths["feather"].pixels(output, "--feather"),
-            context=lengths["context"].pixels(model, "--context"),
-            match=lengths["match"].pixels(model, "--match"),
+            context=context,
+            match=match,
             progress=progress,
         )
         store, end = render(request, bundle, scene, progress)

@@ -124,6 +124,8 @@ def sample_bands(
     ------
     After every batch of windows, and for all rows of the canvas once, from the top.
     """
+    if task.guide is not None:
+        raise ValueError("a guide needs the whole canvas at once")
     run = Sampling(model, task, preset, check, counters)
     if run.idle:
         yield BandStep(run.calls.counters.evaluations, run.known(Box(0, 0, *task.box.shape)))

@@ -21,6 +21,7 @@ from napari_ssldiff.diffusion.conditioning import Condition, concatenate
 from napari_ssldiff.diffusion.noise import place_noise
 from napari_ssldiff.diffusion.presets import Preset, window_weights
 from napari_ssldiff.diffusion.solvers import Solver
+from napari_ssldiff.diffusion.steer import Guide, steer
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.geometry import Box, plan_windows
 
@@ -50,6 +51,9 @@ class CanvasTask:
         distribution quality in diffusion models*, NeurIPS 2024). ``None``: all are.
     negative
         ``(k², d)``: what guidance leads away from, in place of the null condition.
+    guide
+        What the canvas is to look like from afar (:mod:`napari_ssldiff.diffusion.steer`); only
+        where it is sampled as a whole.
     """
 
     box: Box
@@ -63,6 +67,7 @@ class CanvasTask:
     batch: int | None = 16
     guidance_interval: tuple[float, float] | None = None
     negative: torch.Tensor | None = None
+    guide: Guide | None = None
 
     @property
     def needs_known(self) -> bool:
@@ -268,6 +273,16 @@ class Sampling:
         # With x0 known, every solver step keeps x = alpha·known + sigma·noise out there.
         return x0 if mask is None else mask * x0 + (1 - mask) * self.known(part)
 
+    def steer(self, i: int, x0: torch.Tensor) -> torch.Tensor:
+        """x0 of the whole canvas in step ``i``, nearer to the task's guide if there is one."""
+        guide = self.task.guide
+        if guide is None or not guide.strength:
+            return x0
+        _, sigma = self._levels.level(i)
+        steered = steer(self.calls, x0, guide, guide.strength * sigma)
+        mask = self._mask(Box(0, 0, *self.task.box.shape))
+        return steered if mask is None else mask * steered + (1 - mask) * x0
+
     def _mask(self, part: Box) -> torch.Tensor | None:
         mask = self.task.mask
         return None if mask is None else mask[part.slices].to(self.device)
@@ -321,7 +336,7 @@ def sample(
         fused = torch.zeros_like(x)
         for evaluations in run.fuse(i, windows, conditions, x, fused):
             on_batch(evaluations)
-        x0 = run.settle(fused, coverage, whole)
+        x0 = run.steer(i, run.settle(fused, coverage, whole))
         x = solver.step(i, x0, x, lambda n: run.noise(whole, n + 1))
         on_step(i, x0)
     return x

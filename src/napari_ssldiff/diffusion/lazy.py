@@ -182,6 +182,8 @@ class LazyCanvas:
         self.plan = LazyPlan(task, preset, model.spec)
         if task.known is None and (task.strength < 1 or task.mask is not None):
             raise ValueError("a strength below 1 or a mask needs the known latents")
+        if task.guide is not None:
+            raise ValueError("a guide needs the whole canvas at once")
         self.model, self.task, self.preset = model, task, preset
         self._calls = Calls(model, check, counters, fixed=True)
         self._threads, self._on_batch = threads, on_batch

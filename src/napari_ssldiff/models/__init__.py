@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from napari_ssldiff.models.card import ModelCard, read_card
-from napari_ssldiff.models.registry import choose_model, get_card, list_models, problems
+from napari_ssldiff.models.registry import (
+    choose_model,
+    get_card,
+    list_models,
+    problems,
+    variant_for,
+)
 
 if TYPE_CHECKING:
     from napari_ssldiff.models.load import ModelBundle, load_bundle, resolve_device
@@ -20,6 +26,7 @@ __all__ = [
     "problems",
     "read_card",
     "resolve_device",
+    "variant_for",
 ]
 
 

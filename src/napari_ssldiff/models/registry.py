@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def problems() -> dict[str, str]:
     return found
 
 
-def get_card(model: str) -> ModelCard:
+def get_card(model: str, resolution: float | None = None) -> ModelCard:
     """The card of a model.
 
     Parameters
@@ -64,6 +65,9 @@ def get_card(model: str) -> ModelCard:
     model
         An id, for the newest installed version; ``id@version``; either with ``:variant`` behind;
         or a folder with a card, likewise.
+    resolution
+        Wanted length of a pixel, in the model's unit: of a model with variants that is named
+        without one, the nearest is taken.
 
     Raises
     ------
@@ -73,10 +77,10 @@ def get_card(model: str) -> ModelCard:
     whole, _, variant = model.partition(":")
     own = (e for e in entries_in(BUNDLED) if e.id == whole)
     if entry := next(own, None) or newest(whole, "model"):
-        return _of_entry(read_entry(entry.path), variant)
+        return _of_entry(read_entry(entry.path), variant, resolution)
     for folder, _, variant in ((model, "", ""), model.rpartition(":")):
         if folder and (Path(folder) / "card.yaml").is_file():
-            return _of_entry(read_entry(Path(folder) / "card.yaml"), variant)
+            return _of_entry(read_entry(Path(folder) / "card.yaml"), variant, resolution)
     for broken in installed()[1]:
         if whole in (broken.name, broken.name.partition("@")[0]):
             raise ModelError(broken.why)
@@ -88,12 +92,12 @@ def get_card(model: str) -> ModelCard:
     raise ModelError(f"unknown model {model!r}: known are {at_hand}, or a folder with a card.yaml")
 
 
-def _of_entry(entry: Entry, variant: str) -> ModelCard:
+def _of_entry(entry: Entry, variant: str, resolution: float | None = None) -> ModelCard:
     if "weights" not in entry.data:
         raise ModelError(f"{entry.path} is not the card of an installed model: it lacks weights")
     cards = cards_of(entry)
-    if not variant and len(cards) == 1:
-        return cards[0]
+    if not variant and (len(cards) == 1 or resolution is not None):
+        return variant_for(cards, cards[0].resolution if resolution is None else resolution)
     for card in cards:
         if variant and card.id.endswith(f":{variant}"):
             return card
@@ -103,12 +107,31 @@ def _of_entry(entry: Entry, variant: str) -> ModelCard:
     raise ModelError(f"{entry.id} has variants, name one: {have}")
 
 
-def choose_model(scene: Scene) -> ModelCard:
+def variant_for(cards: Sequence[ModelCard], resolution: float) -> ModelCard:
+    """The card whose pixels are nearest to a length of the same unit, on a log scale.
+
+    Of two that are as near, the finer: it shows what the other one shows, and more.
+
+    Parameters
+    ----------
+    cards
+        At least one.
+    """
+    finest_first = sorted(cards, key=lambda card: card.resolution)
+    return min(finest_first, key=lambda card: round(abs(math.log(card.resolution / resolution)), 9))
+
+
+def choose_model(scene: Scene, resolution: float | None = None) -> ModelCard:
     """The card nearest to a scene in domain and resolution.
 
     The unit tells the domain: micrometres are slides, metres and degrees are scenes seen from
     above. Among those the nearest resolution on a log scale wins. A scene without a pixel size
     is taken for histology at the model's own resolution.
+
+    Parameters
+    ----------
+    resolution
+        Of the level that one looks at, in the scene's unit; by default of the scene itself.
 
     Raises
     ------
@@ -124,6 +147,7 @@ def choose_model(scene: Scene) -> ModelCard:
         raise InputError(
             f"no installed model works in {unit}, the unit of {scene.name}: name one with --model"
         )
-    if size.unit == "pixel":
+    if resolution is None and size.unit == "pixel":
         return fitting[0]
-    return min(fitting, key=lambda card: abs(math.log(card.resolution / size.y)))
+    wanted = size.y if resolution is None else resolution
+    return min(fitting, key=lambda card: abs(math.log(card.resolution / wanted)))

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_ssldiff.cache import cache_dir
 from napari_ssldiff.diffusion.presets import PRESETS
-from napari_ssldiff.embeddings.extract import embed_box, grid_scale
+from napari_ssldiff.embeddings.extract import embed_box, grid_scale, read_grid
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.geometry import Region
@@ -16,6 +19,7 @@ from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.models.priors import Words
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.synthesis.cancel import CancelToken
+from napari_ssldiff.synthesis.coarse import CoarsePicture, averaged, coarse_shape
 from napari_ssldiff.synthesis.frame import Frame, plan_frame
 from napari_ssldiff.synthesis.imagine import Imagined, Prompt, imagine
 from napari_ssldiff.synthesis.request import EVERYWHERE, Grid, Sampler, Source, SynthesisRequest
@@ -137,6 +141,77 @@ def imagine_region(
     )
 
 
+def source_guide(
+    scene: Scene,
+    region: Region,
+    bundle: ModelBundle,
+    resolution: float,
+    *,
+    strength: float = 1.0,
+    grid: Grid = "source",
+    around: int = 0,
+    grow: int = 0,
+) -> CoarsePicture:
+    """The source itself as a guide: a variation then keeps what is to be seen from afar.
+
+    Where the source is coarser than the model this is super-resolution: what is known is kept, and
+    the model adds what its pixels are too large to show.
+
+    Parameters
+    ----------
+    resolution
+        Length of the guide's pixels, in the model's unit.
+    around, grow
+        Of the request, as for :func:`frame_of`.
+
+    Raises
+    ------
+    InputError
+        If the guide would not be coarser than the model.
+    """
+    canvas = frame_of(scene, region, bundle, grid, around, grow).canvas
+    shape = coarse_shape(canvas.shape, resolution / bundle.card.resolution)
+    return CoarsePicture(averaged(read_grid(scene, canvas, bundle.encoder.spec), shape), strength)
+
+
+def picture_guide(
+    picture: NDArray[np.uint8],
+    scene: Scene,
+    region: Region,
+    bundle: ModelBundle,
+    *,
+    strength: float = 1.0,
+    grid: Grid = "source",
+    around: int = 0,
+    grow: int = 0,
+) -> CoarsePicture:
+    """A picture of a region as a guide, such as a variation of lower magnification.
+
+    Parameters
+    ----------
+    picture
+        ``(h, w, 3)`` uint8 of the region's bounds. Beyond them its border goes on.
+    around, grow
+        Of the request, as for :func:`frame_of`.
+
+    Raises
+    ------
+    InputError
+        If the picture is not coarser than the model.
+    """
+    canvas = frame_of(scene, region, bundle, grid, around, grow).canvas
+    sy, sx = grid_scale(scene, bundle.encoder.spec)
+    bounds = region.bounds
+    # Pixels of the picture per pixel of the model.
+    per = picture.shape[0] * sy / bounds.h, picture.shape[1] * sx / bounds.w
+    shape = coarse_shape(canvas.shape, 1 / max(per))
+    y = (canvas.y + (np.arange(shape[0]) + 0.5) * canvas.h / shape[0] - bounds.y / sy) * per[0]
+    x = (canvas.x + (np.arange(shape[1]) + 0.5) * canvas.w / shape[1] - bounds.x / sx) * per[1]
+    rows = np.clip(np.floor(y).astype(int), 0, picture.shape[0] - 1)
+    columns = np.clip(np.floor(x).astype(int), 0, picture.shape[1] - 1)
+    return CoarsePicture(np.ascontiguousarray(picture[rows][:, columns]), strength)
+
+
 def resolve(sampler: Sampler, bundle: ModelBundle) -> Sampler:
     """The sampler with steps and guidance filled in: its own, else the preset's or the model's.
 
@@ -193,6 +268,7 @@ def make_request(
     grow: int = 0,
     match: int = 0,
     history: tuple[str, ...] = (),
+    guide: CoarsePicture | None = None,
     progress: Report | None = None,
     cancel: CancelToken | None = None,
 ) -> SynthesisRequest:
@@ -202,6 +278,8 @@ def make_request(
     ----------
     field, history
         What to paint, and how it came about; by default the region's own embeddings.
+    guide
+        What it is to look like from afar: :func:`source_guide` or :func:`picture_guide`.
 
     Raises
     ------
@@ -228,4 +306,5 @@ def make_request(
         grow=grow,
         match=match,
         history=history,
+        guide=guide,
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region
+from napari_ssldiff.synthesis.coarse import CoarsePicture
 
 Grid = Literal["source", "model"]
 PRESETS = ("bulk", "draft", "lazy", "paper")
@@ -126,6 +127,9 @@ class SynthesisRequest:
         ``context``, which leaves nothing to compare.
     history
         How the field came about where it is not the region's own: JSON objects, the oldest first.
+    guide
+        What the canvas is to look like from afar, such as the source itself or a variation of
+        lower magnification; ``None`` for nothing.
     """
 
     model: str
@@ -140,6 +144,7 @@ class SynthesisRequest:
     grow: int = 0
     match: int = 0
     history: tuple[str, ...] = ()
+    guide: CoarsePicture | None = None
 
     def __post_init__(self) -> None:
         if self.grid not in ("source", "model"):
@@ -177,6 +182,7 @@ class SynthesisRequest:
             "grow": self.grow,
             "match": self.match,
             "history": [json.loads(step) for step in self.history],
+            **({"guide": self.guide.to_dict()} if self.guide else {}),
         }
 
     @classmethod
@@ -218,6 +224,7 @@ class SynthesisRequest:
             grow=data.get("grow", 0),  # requests of before had neither
             match=data.get("match", 0),
             history=tuple(json.dumps(step, sort_keys=True) for step in data.get("history", ())),
+            guide=CoarsePicture.from_dict(data["guide"]) if "guide" in data else None,
         )
 
     @property

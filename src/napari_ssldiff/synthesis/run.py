@@ -14,6 +14,7 @@ from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan
 from napari_ssldiff.diffusion.decode import Decoder, encode_parts
 from napari_ssldiff.diffusion.lazy import LazyCanvas, LazyPlan, tiles_of
 from napari_ssldiff.diffusion.presets import PRESETS, Preset
+from napari_ssldiff.diffusion.steer import Guide
 from napari_ssldiff.embeddings.extract import read_grid
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.geometry import Box
@@ -60,6 +61,9 @@ def _task(
         mask=mask,
         batch=request.sampler.batch,
         guidance_interval=request.sampler.guidance_interval,
+        guide=Guide(from_uint8(request.guide.pixels), request.guide.strength)
+        if request.guide
+        else None,
     )
 
 
@@ -172,11 +176,13 @@ def synthesize(
     task = _task(request, bundle, frame, scene)
     total = _evaluations(task, preset, bundle, frame)
     large = total > 0 and canvas_bytes(task, bundle.spec) > budget
-    if request.match and (large or preset.phases is not None):
+    wholly = "match" if request.match else "guide" if request.guide else ""
+    if wholly and (large or preset.phases is not None):
         what = "the preset lazy" if preset.phases is not None else f"more than {budget} bytes"
+        does = "colours are matched on" if wholly == "match" else "a guide steers"
         raise InputError(
-            f"colours are matched on a canvas that is sampled at once, not with {what}: leave "
-            "match out, or draw a smaller region"
+            f"{does} a canvas that is sampled at once, not with {what}: leave {wholly} out, or "
+            "draw a smaller region"
         )
     yield Started(frame.output, task.steps, total)
     known = None

@@ -1,0 +1,93 @@
+"""Options of several magnifications: what a variation keeps to, and fields that are given."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_ssldiff.errors import InputError
+
+if TYPE_CHECKING:
+    from napari_ssldiff.embeddings import EmbeddingField
+    from napari_ssldiff.geometry import Region
+    from napari_ssldiff.models import ModelBundle
+    from napari_ssldiff.scenes import Scene
+    from napari_ssldiff.synthesis.coarse import CoarsePicture
+
+
+def field_of(path: Path | None) -> tuple[EmbeddingField | None, tuple[str, ...]]:
+    """``--field`` and how it came about."""
+    if path is None:
+        return None, ()
+    from napari_ssldiff.embeddings import EmbeddingField
+    from napari_ssldiff.embeddings.field import history_of
+
+    return EmbeddingField.load(path), history_of(path)
+
+
+def run_invert(arguments: argparse.Namespace) -> None:
+    """A region's field, from its pixels and the model."""
+    from napari_ssldiff.cli.commands import load_model, open_source, region_of
+    from napari_ssldiff.cli.deliver import Meter
+    from napari_ssldiff.export import check_output
+    from napari_ssldiff.synthesis.invert import inversion_record, invert_region
+
+    check_output(arguments.output, suffix=arguments.output.suffix.lower())
+    if not 1 <= arguments.batch <= 1024:
+        raise InputError(f"--batch is between 1 and 1024, got {arguments.batch}")
+    with open_source(arguments) as scene:
+        region = region_of(arguments, scene)
+        bundle = load_model(arguments, scene)
+        field = invert_region(
+            scene, region, bundle, steps=arguments.steps, batch=arguments.batch,
+            seed=arguments.seed, progress=Meter(),
+        )  # fmt: skip
+    field.save(arguments.output, (inversion_record(bundle, arguments.steps, arguments.seed),))
+    rows, columns = field.shape
+    print(f"{arguments.output}: {rows} × {columns} cells of {field.width}, by {bundle.card.id}")
+
+
+def guide_of(
+    arguments: argparse.Namespace,
+    scene: Scene,
+    region: Region,
+    bundle: ModelBundle,
+    *,
+    around: int,
+    grow: int,
+) -> CoarsePicture | None:
+    """``--guide``: a file's picture, or the source in pixels of a length.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or not coarser than the model.
+    """
+    if not arguments.guide:
+        return None
+    from napari_ssldiff.synthesis.prepare import picture_guide, source_guide
+
+    how = {"strength": arguments.guide_strength, "grid": arguments.grid, "around": around,
+           "grow": grow}  # fmt: skip
+    if Path(arguments.guide).exists():
+        from napari_ssldiff.scenes import open_scene
+        from napari_ssldiff.scenes.resample import read_at
+
+        with open_scene(arguments.guide) as picture:
+            own = picture.encoder_pixel_size
+            return picture_guide(read_at(picture, picture.box, own), scene, region, bundle, **how)
+    from napari_ssldiff.scenes.lengths import parse_length
+
+    try:
+        length = parse_length(arguments.guide, "--guide")
+    except InputError:
+        raise InputError(
+            f"--guide is a picture of the region, or the length of a pixel such as 8um; there is "
+            f"no file {arguments.guide!r}"
+        ) from None
+    per_pixel = bundle.card.resolution
+    if length.unit not in ("pixel", bundle.card.unit):
+        raise InputError(f"--guide is in {length.unit}s, {bundle.card.id} in {bundle.card.unit}s")
+    resolution = length.value * per_pixel if length.unit == "pixel" else length.value
+    return source_guide(scene, region, bundle, resolution, **how)

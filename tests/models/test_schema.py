@@ -101,7 +101,7 @@ def test_a_fault_is_told_with_its_place_its_value_and_what_is_allowed(
 def test_notes_of_ones_own_are_allowed_and_many_faults_are_counted(valid: dict[str, Any]) -> None:
     data = copy.deepcopy(valid) | {"our_notes": "anything", "encoder": {"ref": "uni", "width": 4}}
     assert check(data) is None
-    wrong = data | dict.fromkeys(("window", "cell", "resolution", "guidance", "name"), [])
+    wrong = data | {key: [] for key in ("window", "cell", "resolution", "guidance", "name")}
     told = check(wrong)
     assert told is not None
     assert told.endswith("and 2 more")

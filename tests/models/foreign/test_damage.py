@@ -169,6 +169,10 @@ def test_weights_that_are_not_finite_are_named(bad: float, dtype: torch.dtype) -
         check_finite(tensors)
 
 
+def test_large_finite_weights_whose_sum_overflows_are_finite() -> None:
+    check_finite({"w": torch.full((100,), 6e4).half(), "v": torch.full((9,), 3e38)})
+
+
 def test_a_nan_at_the_end_of_a_large_or_small_type_is_found() -> None:
     large = torch.zeros(2**22 + 1)
     large[-1] = float("nan")

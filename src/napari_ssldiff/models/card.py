@@ -91,6 +91,22 @@ class ModelCard:
         key = [self.weights, self.parts, self.resolution, self.unit, self.window, self.cell]
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
+    def encoder_id(self, key: str = "encoder") -> str:
+        """Identifier of an encoder, the version of its weights included.
+
+        Raises
+        ------
+        ModelError
+            If the card has none of that name.
+        """
+        if key not in self.parts:
+            raise ModelError(f"the card of {self.id} has no {key}")
+        part = self.parts[key]
+        if "absent" in part:  # the registry's word for known, but not installed
+            return f"{part['id']}@absent"
+        digests = "".join(self.weights[name] for name in part["weights"])
+        return f"{part['id']}@{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
+
     def weight_path(self, name: str) -> Path:
         """The file of a part.
 

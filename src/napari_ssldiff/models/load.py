@@ -143,13 +143,10 @@ def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
     ModelError
         If the card has none of that name.
     """
-    if key not in card.parts:
-        raise ModelError(f"the card of {card.id} has no {key}")
+    name = card.encoder_id(key)
     part = card.parts[key]
-    digests = "".join(card.weights[name] for name in part["weights"])
-    version = "absent" if "absent" in part else hashlib.sha256(digests.encode()).hexdigest()[:12]
     return EncoderSpec(
-        id=f"{part['id']}@{version}",
+        id=name,
         resolution=card.resolution,
         unit=card.unit,
         cell=card.cell,

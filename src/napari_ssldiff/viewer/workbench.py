@@ -18,9 +18,10 @@ from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer import messages as m
 from napari_ssldiff.viewer.backend import Backend, Card, Content, EngineBackend
-from napari_ssldiff.viewer.endless import EndlessView, carried, slide_of
+from napari_ssldiff.viewer.endless import EndlessView, slide_of
+from napari_ssldiff.viewer.exporting import export_job
 from napari_ssldiff.viewer.field_job import OpenFieldJob
-from napari_ssldiff.viewer.jobs import ExportJob, GenerateJob, OpenSlideJob
+from napari_ssldiff.viewer.jobs import GenerateJob, OpenSlideJob
 from napari_ssldiff.viewer.layer_scene import is_source, scene_of
 from napari_ssldiff.viewer.overlay import OverlayController
 from napari_ssldiff.viewer.reader import layer_data
@@ -223,25 +224,12 @@ class Workbench:
     ) -> None:
         """Queue an export of the chosen regions' bounds, or of the whole scene."""
         scene, source = self._chosen_scene()
+        overlay = self._overlays.get(source)
         box = scene.box
         if extent == "region":
             bounds = [region.bounds for region in self.regions.chosen()]
             box = functools.reduce(lambda a, b: a.union(b), bounds).intersect(scene.box)
-        target = check_output(path)
-        overlay = self._overlays.get(source)
-        painted = overlay is not None and not overlay.empty
-        slide = slide_of(source)
-        if slide is not None:
-            guard_size(Region.from_box(box), "exported", self.confirm)
-        job = ExportJob(
-            scene=scene,
-            box=box,
-            store=overlay.store if overlay is not None and painted else None,
-            path=target,
-            version=version,
-            provenance=carried(slide, overlay.provenance if overlay and painted else None),
-            slide=slide,
-        )
+        job = export_job(scene, source, box, overlay, check_output(path), version, self.confirm)
         self.submit(job, overlay)
 
     def cancel(self) -> None:

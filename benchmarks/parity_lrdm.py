@@ -51,7 +51,7 @@ def check() -> dict[str, Any]:
 
     rows, seconds = [], {}
     autoencoder: Any = module(
-        "autoencoder", lambda: parts.autoencoder(card.parts["autoencoder"], spec)
+        "autoencoder", lambda: parts.autoencoder(card.parts["autoencoder"])
     )
     projection = module("conditioning", lambda: parts.projection(card.parts["conditioning"], spec))
     torch.manual_seed(0)

@@ -60,6 +60,7 @@ class Workbench:
         Asks the user a yes-or-no question; without it, no.
     """
 
+    models_changed = Signal()
     scenes_changed = Signal()
     scene_changed = Signal()
     heard = Signal(object)  # the worker's messages
@@ -99,6 +100,15 @@ class Workbench:
     def card(self, model_id: str) -> Card | None:
         """The card of a model."""
         return next((card for card in self.cards if card.id == model_id), None)
+
+    @told
+    def refresh_models(self) -> None:
+        """Look again which models there are; one that is gone is no longer chosen."""
+        self._load_cards()
+        if self.card(self.session.model_id) is None:
+            at_hand = self.scene is not None and bool(self.cards)
+            self.session.model_id = self.backend.choose(self.scene).id if at_hand else ""  # type: ignore[arg-type]
+        self.models_changed.emit()
 
     @told
     def choose_source(self, layer: Image | None) -> None:

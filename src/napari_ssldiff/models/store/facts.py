@@ -112,6 +112,12 @@ def consent(entry: Entry, size: int | None = None) -> list[str]:
     return lines
 
 
+def card_of_row(row: Row) -> Entry | None:
+    """The card of a row; ``None`` where it is broken."""
+    good = [*entries_in(BUNDLED), *installed()[0], *catalogue().values()]
+    return next((entry for entry in good if entry.id == row.id), None)
+
+
 def lacking(entry: Entry) -> list[str]:
     """Components that an installed model names and that are not installed, with the way to each."""
     from napari_ssldiff.models.resolve import cards_of

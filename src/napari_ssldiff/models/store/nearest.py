@@ -19,15 +19,14 @@ _WRONG = (ModelError, KeyError, TypeError, ValueError, RuntimeError, AttributeEr
 
 
 class _Asked(Mapping[str, torch.Tensor]):
-    """Tensors that note which names are asked for."""
+    """Tensors that note which names are looked for."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
         self.names: set[str] = set()
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        self.names.add(name)
-        return self._tensors[name]
+        return self._tensors[name]  # also what goes through all names comes by here
 
     def __contains__(self, name: object) -> bool:
         self.names.add(str(name))

@@ -1,4 +1,4 @@
-"""``napari-ssldiff models``: list, show, fetch, import, verify, remove."""
+"""``napari-ssldiff models``: list, show, card, fetch, import, verify, remove."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ def add_parser(commands: Any) -> None:
 
     show = actions.add_parser("show", help="all of a card, in plain words")
     show.add_argument("id", metavar="ID", nargs="?")
-    show.add_argument("--template", action="store_true", help="a card of your own to fill in")
+    show.add_argument(
+        "--template", nargs="?", const="model", choices=("model", "encoder"),
+        help="a card of your own to fill in",
+    )  # fmt: skip
+
+    card = actions.add_parser("card", help="a card to complete, from a library's configuration")
+    card.add_argument("library", choices=("timm", "transformers", "diffusers"))
+    card.add_argument("name", metavar="NAME", help="an architecture of timm, or a folder")
+    card.add_argument("--folder", type=Path, help="where timm's config.json lies")
 
     fetch = actions.add_parser("fetch", help="download a model and install it")
     fetch.add_argument("id", metavar="ID")
@@ -55,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run an action of ``models``."""
     actions = {
         "list": _list, "show": _show, "fetch": _fetch, "import": _import, "verify": _verify,
-        "remove": _remove,
+        "remove": _remove, "card": _card,
     }  # fmt: skip
     actions[arguments.action](arguments)
 
@@ -104,12 +112,23 @@ def _show(arguments: argparse.Namespace) -> None:
     if arguments.template:
         from napari_ssldiff.models import entries
 
-        print((Path(entries.__file__).parent / "template.yaml").read_text(encoding="utf-8"), end="")
+        folder = Path(entries.__file__).parent / "templates"
+        text = (folder / f"{arguments.template}.yaml").read_text(encoding="utf-8")
+        print(text, end="")
         return
     if not arguments.id:
         raise InputError("name a model, or ask for --template")
     entry, state = _entry(arguments.id)
     print("\n".join(explain(entry, state)))
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    import yaml
+
+    from napari_ssldiff.models.store.describe import describe
+
+    card = describe(arguments.library, arguments.name, arguments.folder)
+    print(yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100), end="")
 
 
 def _entry(name: str) -> tuple[Entry, str]:

@@ -8,9 +8,10 @@ missing there is put back:
 with the guide g, the encoder E, D the mean over a guide's pixel and U bilinear interpolation.
 That is the low-pass correction of ILVR (Choi et al., *ILVR: Conditioning method for denoising
 diffusion probabilistic models*, ICCV 2021), taken on the prediction and in pixels, since a guide's
-pixel may be no larger than a latent; the weight falls with the noise level sigma (1 at pure noise, 0 at the end), so
-that what is coarse is settled early and detail stays the model's. ZoomLDM (CVPR 2025) goes from a
-picture of low magnification to one of high in the same spirit, with Newton steps of its own.
+pixel may be no larger than a latent; the weight falls with the noise level sigma (1 at pure noise,
+0 at the end), so that what is coarse is settled early and detail stays the model's. ZoomLDM (CVPR
+2025) goes from a picture of low magnification to one of high in the same spirit, with Newton steps
+of its own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Embeddings without an encoder: the field with which a model explains an image best.
 
 After the condition inversion of ZoomLDM (Yellapragada et al., CVPR 2025): the vectors are what is
-optimised, through the frozen denoiser, from high noise to low. With x_t = alpha·x0 + sigma·noise and
-alpha² = ā the loss on the noise, weighted by √ā·(1 - ā), is alpha³·|x0 - predicted x0|², the same
-whatever a network predicts.
+optimised, through the frozen denoiser, from high noise to low. With alpha² + sigma² = 1 the loss of a
+step is alpha·sigma²·|x0 - predicted x0|², which is the published weight √ā·(1 - ā), ā = alpha².
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from napari_ssldiff.synthesis.prepare import Report, frame_of
 from napari_ssldiff.synthesis.request import Grid
 from napari_ssldiff.synthesis.tiles import from_uint8
 
-#: Of the published inversion: optimiser steps, rate, share of the schedule, and how much the vectors
-#: of a grid are drawn to each other.
+#: Of the published inversion: optimiser steps, rate, share of the schedule, and how much the
+#: vectors of a grid are drawn to each other.
 STEPS, RATE, SPAN, AGREEMENT = 200, 0.1, (0.95, 0.05), 0.05
 #: Windows per step.
 BATCH = 4
@@ -126,7 +125,7 @@ def explain(
             made = model.predict_x0(
                 alpha * x0 + sigma * noise, t, (alpha, sigma), model.condition(tokens)
             )
-            loss = alpha**3 * (made - x0).square().mean() - AGREEMENT * _agreement(grid)
+            loss = alpha * sigma**2 * (made - x0).square().mean() - AGREEMENT * _agreement(grid)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

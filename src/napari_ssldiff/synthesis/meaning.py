@@ -99,7 +99,7 @@ def _of_pictures(words: Words, text: TextEncoder, condition: Pictures) -> Meanin
         means.append(text.images(squares).mean(0))
         total = hashlib.sha256()
         for square in squares:
-            total.update(np.ascontiguousarray(square))
+            total.update(square.tobytes())
         b = one.region.bounds
         region: Any = [b.x, b.y, b.w, b.h] if one.region.is_box else one.region.to_list()
         recorded.append({"sha256": total.hexdigest(), "region": region, "squares": len(squares)})

@@ -99,7 +99,7 @@ def index_scene(
         for r, c, (h, w), pixels in cell_blocks(scene, box, spec, check):
             check()
             tissue = holds_tissue(pixels, scene.background)
-            places = np.indices((h, w)).reshape(2, -1).T + (r, c)
+            places = np.indices((h, w)).reshape(2, -1).T + np.array((r, c))
             if tissue.any():
                 cells.take(pixels[tissue], places[tissue].astype(np.int32))
             done += h * w

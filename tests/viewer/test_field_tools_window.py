@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from skimage.data import immunohistochemistry
 
-pytestmark = pytest.mark.gui
+pytestmark = [pytest.mark.gui, pytest.mark.slow]
 
 
 def test_regions_are_mixed_by_a_slider_and_joined_by_a_path(
@@ -25,13 +25,14 @@ def test_regions_are_mixed_by_a_slider_and_joined_by_a_path(
     from napari_ssldiff.geometry import Box, Region
     from napari_ssldiff.viewer import SSLDiffusionWidget
 
-    viewer = make_napari_viewer()
+    viewer = make_napari_viewer(show="NAPARI_SSLDIFF_SCREENSHOTS" in os.environ)
     pixels = immunohistochemistry()
     viewer.add_image(pixels, rgb=True, scale=(0.5, 0.5), units=("micrometer", "micrometer"))
     widget = SSLDiffusionWidget(viewer)
     viewer.window.add_dock_widget(widget, name="SSL Diffusion")
     bench, editor, session = widget.bench, widget.field.editor, widget.bench.session
     session.model_id, session.device = "demo-histology", "cpu"
+    session.parameters = session.parameters.__class__(preset="draft", seed=3)
     bench.regions.add(Region.from_box(Box(128, 128, 128, 128)), "rectangle")
 
     def click(name: str) -> None:
@@ -89,7 +90,6 @@ def test_regions_are_mixed_by_a_slider_and_joined_by_a_path(
     drawn()
     look("path")
     assert (editor.painted > 0)[[0, 1], [0, 1]].all()
-    session.parameters = session.parameters.__class__(preset="draft", seed=3)
     click("keep_edit")
     done()
     step = overlay.metadata["napari_ssldiff"]["request"]["history"][-1]

@@ -212,7 +212,8 @@ def _worded(
     from napari_ssldiff.synthesis.imagine import Prompt, imagine
 
     prompts = {name: Prompt(given[name], seed=arguments.seed) for name in names}
-    words, meter, out = load_words(prior_for(field.encoder), arguments.device), Meter(), {}
+    words, meter = load_words(prior_for(field.encoder), arguments.device), Meter()
+    out: dict[str, tuple[Vectors, dict[str, Any]]] = {}
     for name, prompt in prompts.items():
         made = imagine(
             words, prompt, (SIDE, SIDE),

@@ -188,7 +188,8 @@ def way(
 
 
 def _between(field: EmbeddingField, a: Vectors, b: Vectors, t: NDArray[np.float32]) -> Vectors:
-    return _arc(*(np.broadcast_to(v, field.vectors.shape) for v in (a, b)), t)
+    shape = field.vectors.shape
+    return _arc(np.broadcast_to(a, shape), np.broadcast_to(b, shape), t)
 
 
 def _mean(vectors: ArrayLike) -> NDArray[np.float64] | Vectors:

@@ -130,10 +130,7 @@ class Index:
             data = json.loads((folder / FILE).read_text(encoding="utf-8"))
             if data["format"] != FORMAT:
                 raise InputError(f"{folder} is an index of another version: {data['format']}")
-            images = [
-                IndexedImage(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
-                for one in data["images"]
-            ]
+            images = [_image_from(one) for one in data["images"]]
             return cls(folder, str(data["encoder"]), int(data["width"]), images)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):
@@ -260,7 +257,10 @@ class Index:
             taken = {int(p.stem) for p in self.folder.glob("*.safetensors") if p.stem.isdigit()}
             name = f"{max(taken, default=-1) + 1:06d}.safetensors"
             partial = self.folder / f".{name}.partial"
-            tensors = {"vectors": vectors.astype(np.float16), "places": places.astype(np.int32)}
+            tensors: dict[str, NDArray[Any]] = {
+                "vectors": vectors.astype(np.float16),
+                "places": places.astype(np.int32),
+            }
             save_file(tensors, partial)
             partial.replace(self.folder / name)
         except OSError as error:
@@ -293,6 +293,11 @@ class Index:
         return OutputError(
             f"cannot write the index {self.folder}: {error.strerror}; choose another place"
         )
+
+
+def _image_from(data: dict[str, Any]) -> IndexedImage:
+    lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return IndexedImage(**lists)
 
 
 def stamp_of(path: Path) -> tuple[int, int]:

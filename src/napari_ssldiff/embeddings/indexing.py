@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def index_scene(
         for r, c, (h, w), pixels in cell_blocks(scene, box, spec, check):
             check()
             tissue = holds_tissue(pixels, scene.background)
-            places = np.stack(np.mgrid[r : r + h, c : c + w], -1).reshape(-1, 2)
+            places = np.indices((h, w)).reshape(2, -1).T + np.array((r, c))
             if tissue.any():
                 cells.take(pixels[tissue], places[tissue].astype(np.int32))
             done += h * w
@@ -144,9 +145,8 @@ def index_images(
         try:
             with open_scene(path) as scene:
                 count = index_scene(
-                    index, scene, name, encoder, check=check,
-                    progress=lambda done, total, name=name: progress(name, done, total),
-                )  # fmt: skip
+                    index, scene, name, encoder, check=check, progress=partial(progress, name)
+                )
             if not count:
                 told(f"{name} holds no tissue or ground")
         except InputError as error:

@@ -165,6 +165,8 @@ def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
 def _encoder(card: ModelCard, key: str, device: torch.device, fill: Fill = _fill) -> NetworkEncoder:
     spec = encoder_spec(card, key)
     part = card.parts[key]
+    if "absent" in part:
+        raise ModelError(str(part["absent"]))
     library, options = part["library"], part.get("options", {})
     if library == "transformers":
         # A folder in the hub's layout beside the card; the library reads its safetensors itself.

@@ -201,11 +201,16 @@ class ModelsDialog(QDialog):
 
     def _fetch(self) -> None:
         from napari_ssldiff.models.store import fetch
+        from napari_ssldiff.models.store.fetch import known, size_of
+        from napari_ssldiff.models.store.places import in_words
 
         assert self.row is not None
         name = self.row.id
 
         def act(work: Work) -> str:
+            size = size_of(known(name))
+            if size is not None and not work.ask(f"Download {in_words(size)}?"):
+                return "Nothing was downloaded."
             entry = fetch(name, accept_licence=True, work=work)
             return f"{entry.id} is installed."
 

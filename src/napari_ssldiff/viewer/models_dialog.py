@@ -278,12 +278,14 @@ class ModelsDialog(QDialog):
         self._enable()
 
     def _ask(self, text: str, answered: Callable[[bool], None]) -> None:
+        self._say("Waiting for your answer.")
         self.question.setText(text)
         self._answered = answered
         self._asking.setVisible(True)
 
     def _reply(self, yes: bool) -> None:
         self._asking.setVisible(False)
+        self._say("")
         self._answered(yes)
 
     def _on_progress(self, stage: str, fraction: float) -> None:

@@ -150,10 +150,10 @@ def _entry(name: str) -> tuple[Entry, str]:
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from napari_ssldiff.models.store.facts import consent
-    from napari_ssldiff.models.store.fetch import fetch, known
+    from napari_ssldiff.models.store.fetch import fetch, known, size_of
 
     entry = known(arguments.id)
-    for line in consent(entry):
+    for line in consent(entry, size_of(entry)):
         say(line)
     work = _work()
     accepted = arguments.accept_licence or work.ask("Do you accept these terms?")

@@ -223,6 +223,8 @@ def _encoder(
 ) -> NetworkEncoder:
     spec = encoder_spec(card, key)
     part = card.parts[key]
+    if "absent" in part:
+        raise ModelError(str(part["absent"]))
     if part["library"] == "transformers":
         # A folder in the hub's layout beside the card; the library reads its safetensors itself.
         for name in part["weights"]:

@@ -201,11 +201,16 @@ class ModelsDialog(QDialog):
 
     def _fetch(self) -> None:
         from napari_ssldiff.models.store import fetch
+        from napari_ssldiff.models.store.fetch import known, size_of
+        from napari_ssldiff.models.store.places import in_words
 
         assert self.row is not None
         name = self.row.id
 
         def act(work: Work) -> str:
+            size = size_of(known(name))
+            if size is not None and not work.ask(f"Download {in_words(size)}?"):
+                return "Nothing was downloaded."
             entry = fetch(name, accept_licence=True, work=work)
             return f"{entry.id} is installed."
 
@@ -273,12 +278,14 @@ class ModelsDialog(QDialog):
         self._enable()
 
     def _ask(self, text: str, answered: Callable[[bool], None]) -> None:
+        self._say("Waiting for your answer.")
         self.question.setText(text)
         self._answered = answered
         self._asking.setVisible(True)
 
     def _reply(self, yes: bool) -> None:
         self._asking.setVisible(False)
+        self._say("")
         self._answered(yes)
 
     def _on_progress(self, stage: str, fraction: float) -> None:

@@ -140,7 +140,11 @@ def test_a_download_needs_consent_and_what_a_program_cannot_fetch_says_how(
     for words in ("download: size not known", "licence: BSD-3-Clause", "gated: no"):
         assert words in said
     assert "--accept-licence" in said
-    assert not hub.asked  # not before somebody agreed
+    assert "GET" not in {verb for verb, _, _ in hub.asked}  # not before somebody agreed
+    hub.files = {"hipt.pth": b"x" * 1500}
+    assert main(["models", "fetch", "tiny-vit"]) == 2
+    assert "download: 1.5 kB" in capsys.readouterr().err
+    assert "GET" not in {verb for verb, _, _ in hub.asked}
     assert "gate" in refused("fetch", "small-vae")
     line = refused("fetch", "small-brca", "--accept-licence")
     assert "drive.google.com" in line

@@ -103,6 +103,19 @@ def fetch_source(source: Mapping[str, Any], work: Work = QUIET) -> Fetched:
     return Fetched(folder, commit)
 
 
+def source_size(source: Mapping[str, Any]) -> int:
+    """Bytes of a source's files, as the hub has them.
+
+    Raises
+    ------
+    ModelError
+        If the hub cannot be reached, or does not let one in.
+    """
+    names = [str(file["name"]) for file in source["files"]]
+    _, remotes = _look_up(str(source["repo"]), names, source.get("revision") or "main")
+    return sum(remote.size for remote in remotes)
+
+
 def _have(target: Path, remote: Remote) -> int:
     for path in (target, _partial(target)):
         if path.is_file():

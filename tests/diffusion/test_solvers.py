@@ -101,6 +101,28 @@ def test_the_papers_timesteps_are_strided(spec: ModelSpec) -> None:
     assert solver.timesteps == list(range(999, 0, -20))
 
 
+def test_a_model_may_count_the_papers_timesteps_from_one(spec: ModelSpec) -> None:
+    published = replace(spec, time_offset=1)
+    told = PRESETS["paper"].make_solver(published, 50, 1.0)
+    assert told.timesteps == list(range(1000, 0, -20))
+    plain = PRESETS["paper"].make_solver(spec, 50, 1.0)
+    assert [told.level(i) for i in range(50)] == [plain.level(i) for i in range(50)]
+    x0, x = torch.randn(2, 1, 3, 3).unbind(0)
+    for i in (0, 7, 49):
+        steps = [solver.step(i, x0, x, lambda _: torch.ones(1, 3, 3)) for solver in (told, plain)]
+        assert torch.equal(*steps)
+    for name in ("bulk", "lazy", "draft"):
+        assert PRESETS[name].make_solver(published, 4, 1.0).timesteps[0] == 999
+
+
+def test_the_papers_blend_falls_from_the_middle_to_the_middle_of_the_last_pixel() -> None:
+    weight = window_weights("gaussian", 5)
+    assert float(weight[2, 2]) == 1
+    assert float(weight[0, 2]) == pytest.approx(math.exp(-1 / 0.64))
+    assert float(weight[4, 0]) == pytest.approx(math.exp(-2 / 0.64))
+    assert window_weights("gaussian", 1).tolist() == [[1]]
+
+
 def test_the_paper_visits_169_windows_on_256_latents(make_denoiser: Make) -> None:
     assert len(plan(task(256), PRESETS["paper"], make_denoiser(64).spec).windows) == 13 * 13
 

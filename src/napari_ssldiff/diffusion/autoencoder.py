@@ -80,8 +80,8 @@ class Autoencoder(nn.Module):
         z = self.encode_raw(images)
         return (z - self.shift[:, None, None]) / self.scale[:, None, None]
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents → ``(n, 3, h, w)`` float in [-1, 1].
+    def decode(self, latents: torch.Tensor, clamp: bool = True) -> torch.Tensor:
+        """Scaled latents → ``(n, 3, h, w)`` float in [-1, 1], or beyond it without ``clamp``.
 
         The border is decoded with its mirror image around it: a network that pads with zeros draws
         lines along it.
@@ -93,7 +93,7 @@ class Autoencoder(nn.Module):
         images = self.decode_raw(z)
         f = images.shape[2] // z.shape[2]
         inner = images[:, :, b * f : (b + h) * f, b * f : (b + w) * f]
-        return inner.clamp(-1, 1)
+        return inner.clamp(-1, 1) if clamp else inner
 
     def preview(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents → ``(n, 3, h, w)`` in [-1, 1] at one pixel per latent."""

@@ -141,8 +141,8 @@ class Calls:
         parts = list(self._in_parts(len(x), self._rows, "a network call", call))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """``(c, h, w)`` → ``(3, h·f, w·f)`` float32 in [-1, 1] on the CPU.
+    def decode(self, latents: torch.Tensor, clamp: bool = True) -> torch.Tensor:
+        """``(c, h, w)`` → ``(3, h·f, w·f)`` float32 in [-1, 1] on the CPU; see ``clamp`` there.
 
         At once, or in windows that overlap by a quarter where that is more than memory holds.
         What GroupNorm sees at once is then another part of the image, which makes a small
@@ -151,7 +151,7 @@ class Calls:
 
         def call(box: Box, model: Denoiser) -> torch.Tensor:
             part = latents[(slice(None), *box.slices)][None]
-            return model.autoencoder.decode(part.to(model.device))[0].cpu()
+            return model.autoencoder.decode(part.to(model.device), clamp)[0].cpu()
 
         factor = self.model.spec.latent_factor
         whole = Box(0, 0, latents.shape[1], latents.shape[2])

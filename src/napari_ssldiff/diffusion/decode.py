@@ -103,7 +103,9 @@ class Decoder:
         self.pending = list(windows)
         self._focus = focus
         self._factor = model.spec.latent_factor
-        kind = "gaussian" if preset.decode == "gaussian" else "cos2"
+        #: As published, values leave [-1, 1] until windows are blended.
+        self._published = preset.decode == "gaussian"
+        kind = "gaussian" if self._published else "cos2"
         self.mosaic = Mosaic([scaled(w, self._factor) for w in windows], wanted, kind, budget)
         self._calls = Calls(model, check, counters)
         self._rows: torch.Tensor | None = None
@@ -124,9 +126,11 @@ class Decoder:
         if self._focus is not None:
             self.pending = centre_out(self.pending, self._focus())
         box = self.pending[0]
-        made = self._calls.decode(latents[(slice(None), *box.shift(-top, 0).slices)])
+        part = latents[(slice(None), *box.shift(-top, 0).slices)]
+        made = self._calls.decode(part, clamp=not self._published)
         self.pending.pop(0)
-        return list(self.mosaic.add(scaled(box, self._factor), made))
+        done = self.mosaic.add(scaled(box, self._factor), made)
+        return [(n, pixels.clamp(-1, 1)) for n, pixels in done]
 
     def feed(self, rows: torch.Tensor) -> Iterator[list[tuple[int, torch.Tensor]]]:
         """Take the next ``(c, h, w)`` rows of the canvas; :meth:`next` of every window they fill.

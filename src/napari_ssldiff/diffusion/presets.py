@@ -33,8 +33,8 @@ class Preset:
         Solver steps at full strength.
     decode
         ``"blend"``: large windows, cos² in their overlaps. ``"gaussian"``: the paper's, the
-        model's own window at ``stride`` with weight exp(-r²/0.8²). ``"tiles"``: a lattice fixed for
-        ever, each tile with a halo of its own.
+        model's own window at ``stride`` with weight exp(-r²/0.8²), clamped when blended.
+        ``"tiles"``: a lattice fixed for ever, each tile with a halo of its own.
     guidance
         The scale that belongs to the preset; ``None`` leaves it to the model.
     guidance_interval
@@ -70,6 +70,8 @@ class Preset:
         """A fresh solver for one run; ``strength`` in (0, 1]."""
         if self.student is not None and spec.student is not None:
             return self.student(spec.schedule, steps, strength)
+        if issubclass(self.solver, PaperDDIM):
+            return self.solver(spec.schedule, steps, strength, spec.time_offset)
         return self.solver(spec.schedule, steps, strength)
 
 
@@ -88,7 +90,8 @@ def window_weights(kind: str, size: int) -> torch.Tensor:
     """``(size, size)`` float32 positive weights of a window's positions.
 
     ``cos2`` is cos² of the distance from the middle, floored at 1e-3 so that border latents
-    that only one window covers keep a weight; ``gaussian`` is exp(-r²/0.8²) on [-1, 1]².
+    that only one window covers keep a weight; ``gaussian`` is exp(-r²/0.8²) on [-1, 1]², whose
+    ends are the middles of the outermost pixels, as published.
     """
     place = torch.from_numpy((np.arange(size) + 0.5) / size * 2 - 1).float()
     if kind == "uniform":
@@ -97,5 +100,6 @@ def window_weights(kind: str, size: int) -> torch.Tensor:
         line = torch.cos(place * torch.pi / 2).square().clamp_min(1e-3)
         return line[:, None] * line[None, :]
     if kind == "gaussian":
+        place = torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
         return torch.exp(-(place[:, None].square() + place[None, :].square()) / 0.64)
     raise ValueError(f"unknown window weights {kind!r}")

@@ -25,6 +25,7 @@ class Solver(Protocol):
     in (0, 1].
     """
 
+    #: What the network is told, step by step.
     timesteps: list[int]
     #: First step to take; > 0 for a strength below 1.
     begin: int
@@ -168,26 +169,35 @@ class PaperDDIM:
     x' = sqrt(a')·x0 + sqrt(1 - a' - s²)·eps + s·noise, s² = beta_t·(1-a')/(1-a), 0 at the end.
     beta_t is the single-step beta although steps are strided, so the noise is far below DDIM's
     eta = 1.
+
+    Parameters
+    ----------
+    offset
+        What the network is told is this much more than the place in the schedule: 1 for the
+        published sampler, which counts timesteps from 1 while training counted from 0.
     """
 
-    def __init__(self, schedule: Mapping[str, Any], steps: int, strength: float) -> None:
+    def __init__(
+        self, schedule: Mapping[str, Any], steps: int, strength: float, offset: int = 0
+    ) -> None:
         self._beta, self._alpha_bar = _betas(schedule), cumulative_alphas(schedule)
         self.begin = _first_of(steps, strength)
-        self.timesteps = phase_starts(len(self._beta), steps)
+        self._places = phase_starts(len(self._beta), steps)
+        self.timesteps = [place + offset for place in self._places]
 
     def level(self, i: int) -> tuple[float, float]:
-        a = float(self._alpha_bar[self.timesteps[i]])
+        a = float(self._alpha_bar[self._places[i]])
         return a**0.5, (1 - a) ** 0.5
 
     def resume(self, i: int, x0: torch.Tensor | None) -> None:
         """A step depends on nothing that came before it."""
 
     def step(self, i: int, x0: torch.Tensor, x: torch.Tensor, noise: Noise) -> torch.Tensor:
-        t = self.timesteps[i]
+        t = self._places[i]
         a = float(self._alpha_bar[t])
-        if i + 1 == len(self.timesteps):
+        if i + 1 == len(self._places):
             return x0
-        after = float(self._alpha_bar[self.timesteps[i + 1]])
+        after = float(self._alpha_bar[self._places[i + 1]])
         eps = (x - a**0.5 * x0) / (1 - a) ** 0.5
         variance = float(self._beta[t]) * (1 - after) / (1 - a)
         out: torch.Tensor = (

@@ -139,7 +139,7 @@ def decode_in_one_batch(model: Denoiser, latents: torch.Tensor) -> torch.Tensor:
     shape = latents.shape[1], latents.shape[2]
     stride = PRESETS["paper"].stride_of(spec)
     windows = list(plan_windows(shape, spec.window_latents, stride))
-    made = model.autoencoder.decode(_cut(latents, windows))
+    made = model.autoencoder.decode(_cut(latents, windows), clamp=False)
     weight = window_weights("gaussian", spec.window).to(made)
     out = torch.zeros(3, shape[0] * f, shape[1] * f, device=made.device)
     total = torch.zeros(out.shape[1:], device=made.device)
@@ -147,7 +147,7 @@ def decode_in_one_batch(model: Denoiser, latents: torch.Tensor) -> torch.Tensor:
         place = Box(w.y * f, w.x * f, w.h * f, w.w * f).slices
         out[(slice(None), *place)] += weight * picture
         total[place] += weight
-    return out / total
+    return (out / total).clamp(-1, 1)
 
 
 @dataclass(frozen=True)

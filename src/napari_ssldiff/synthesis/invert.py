@@ -1,8 +1,8 @@
 """Embeddings without an encoder: the field with which a model explains an image best.
 
 After the condition inversion of ZoomLDM (Yellapragada et al., CVPR 2025): the vectors are what is
-optimised, through the frozen denoiser, from high noise to low. With alpha² + sigma² = 1 the loss of a
-step is alpha·sigma²·|x0 - predicted x0|², which is the published weight √ā·(1 - ā), ā = alpha².
+optimised, through the frozen denoiser, from high noise to low. With alpha² + sigma² = 1 the loss of
+a step is alpha·sigma²·|x0 - predicted x0|², which is the published weight √ā·(1 - ā), ā = alpha².
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def check_parts(converted: Converted, card: ModelCard) -> None:
         As :func:`check_fit`.
     """
     with torch.device("meta"):  # shapes only: nothing is allocated
-        modules = {
+        modules: dict[str, Callable[[], nn.Module]] = {
             "autoencoder": lambda: parts.autoencoder(card.parts["autoencoder"]),
             "denoiser": lambda: parts.network(card.parts["denoiser"]),
             "conditioning": lambda: parts.projection(card.parts["conditioning"], model_spec(card)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from napari_ssldiff.models import get_card
 from napari_ssldiff.models.load import encoder_spec
 from napari_ssldiff.scenes import open_scene
 from napari_ssldiff.synthesis import SynthesisRequest
+from napari_ssldiff.text.conditions import Text
 from napari_ssldiff.text.facts import facts_of
 
 FAST = ["--preset=draft", "--device=cpu"]
@@ -28,8 +30,8 @@ def _no_user_cache(own_cache: Path) -> None:
 
 
 def test_words_choose_the_model_that_knows_them() -> None:
-    assert choose("a residential neighbourhood with large trees").id == "demo-naip"
-    assert choose("dense nuclei beside pink fibrous stroma").id == "demo-histology"
+    assert choose(Text("a residential neighbourhood with large trees")).id == "demo-naip"
+    assert choose(Text("dense nuclei beside pink fibrous stroma")).id == "demo-histology"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,28 @@ def test_a_region_prompt_holds_inside_its_region(tmp_path: Path) -> None:
     assert right["soil"] > left["soil"] + 0.1
 
 
+def test_a_class_and_pictures_become_pictures_of_their_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(name: str, *words: str) -> tuple[dict[str, float], dict[str, Any]]:
+        out, png = tmp_path / f"{name}.ome.zarr", tmp_path / f"{name}.png"
+        assert main(["text", *words, "--size=256x256", *FAST, "-o", str(out), f"--png={png}"]) == 0
+        attributes = json.loads((out / "zarr.json").read_text())["attributes"]
+        (step,) = next(v for k, v in attributes.items() if "ssldiff" in k)["request"]["history"]
+        return facts_of(np.asarray(Image.open(png)), "remote sensing"), step["condition"]
+
+    wood, told = made("wood", "--class=woodland")
+    assert told == {"kind": "class", "name": "Woodland"}
+    # The picture that was made is itself a reference: its left half, and again all of it.
+    like = str(tmp_path / "wood.png")
+    again, told = made("again", f"--like={like}:0,0,128,256", f"--like={like}", "--model=demo-naip")
+    assert [one["region"] for one in told["references"]] == [[0, 0, 128, 256], [0, 0, 256, 256]]
+    assert like not in json.dumps(told)
+    park, _ = made("park", "--class=Car park")
+    assert min(wood["trees"], again["trees"]) > park["trees"] + 0.2
+    assert "model: demo-naip" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -116,6 +140,13 @@ def test_a_region_prompt_holds_inside_its_region(tmp_path: Path) -> None:
         (["dense nuclei", "--words-guidance=500"], "guidance must be between"),
         (["dense nuclei", "--model=none"], "unknown model"),
         (["dense nuclei", "--region-prompts=none.geojson"], "cannot read the regions"),
+        ([], "give a PROMPT or one of --class, --like and --numbers: got none"),
+        (["dense nuclei", "--class=Viable"], "got PROMPT and --class"),
+        (["--class=Viabel"], "no class 'Viabel' (near: Viable"),
+        (["--like=none.png"], "none.png"),
+        (["--numbers=density=3"], "no model here takes numbers"),
+        (["--numbers=density=3", "--model=demo-naip"], "demo-naip-prior takes words, classes"),
+        (["--numbers=density"], "name=value"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(

@@ -12,7 +12,7 @@ import pytest
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.models.priors import PriorCard, Words
-from napari_ssldiff.synthesis.imagine import Prompt, RegionPrompt, conditions, imagine
+from napari_ssldiff.synthesis.imagine import Prompt, RegionPrompt, imagine, lay
 
 FRAME: tuple[Any, ...] = ((0.0, 0.0), (10.0, 10.0))
 
@@ -62,14 +62,16 @@ def is_axis(grid: np.ndarray, axis: int) -> np.ndarray:
 
 
 def test_a_plain_prompt_is_everywhere_the_same(words: Words) -> None:
-    grid, notes = conditions(words, Prompt("trees"), (5, 7), *FRAME)
+    laid = lay(words, Prompt("trees"), (5, 7), *FRAME)
+    grid, notes = laid.grid, laid.notes
     assert grid.shape == (5, 7, 4)
     assert is_axis(grid, 0).all()
     assert notes == ()
 
 
 def test_what_lies_beside_lies_beside_and_is_told(words: Words) -> None:
-    grid, notes = conditions(words, Prompt("trees beside houses", feather=0), (6, 8), *FRAME)
+    laid = lay(words, Prompt("trees beside houses", feather=0), (6, 8), *FRAME)
+    grid, notes = laid.grid, laid.notes
     assert is_axis(grid, 0)[:, :4].all()
     assert is_axis(grid, 1)[:, 4:].all()
     assert notes[-1].startswith("read as everywhere: trees")
@@ -81,7 +83,7 @@ def test_regions_have_their_own_meaning_and_gaps_are_the_roots(words: Words) -> 
         RegionPrompt(Region.from_box(Box(20, 20, 40, 40)), "fat"),  # over the first one
         RegionPrompt(Region.from_box(Box(0, 60, 80, 20))),  # says nothing
     )
-    grid, _ = conditions(words, Prompt("trees", regions=regions, feather=0), (8, 8), *FRAME)
+    grid = lay(words, Prompt("trees", regions=regions, feather=0), (8, 8), *FRAME).grid
     assert is_axis(grid, 1)[:2, :4].all()
     assert is_axis(grid, 2)[2:6, 2:6].all()
     outside = np.ones((8, 8), bool)
@@ -92,7 +94,7 @@ def test_regions_have_their_own_meaning_and_gaps_are_the_roots(words: Words) -> 
 def test_regions_lie_where_they_are_in_the_scene_and_not_in_the_field(words: Words) -> None:
     region = RegionPrompt(Region.from_box(Box(120, 140, 20, 20)), "houses")
     prompt = Prompt("trees", regions=(region,), feather=0)
-    grid, _ = conditions(words, prompt, (6, 8), (100.0, 100.0), (10.0, 10.0))
+    grid = lay(words, prompt, (6, 8), (100.0, 100.0), (10.0, 10.0)).grid
     inside = np.zeros((6, 8), bool)
     inside[2:4, 4:6] = True
     assert np.array_equal(is_axis(grid, 1), inside)
@@ -100,23 +102,23 @@ def test_regions_lie_where_they_are_in_the_scene_and_not_in_the_field(words: Wor
 
 def test_a_region_outside_the_image_is_told_of(words: Words) -> None:
     region = RegionPrompt(Region.from_box(Box(900, 900, 20, 20)), "houses")
-    grid, notes = conditions(words, Prompt("fat", regions=(region,)), (4, 4), (0, 0), (20, 20))
-    alone, _ = conditions(words, Prompt("fat"), (4, 4), (0, 0), (20, 20))
-    np.testing.assert_array_equal(grid, alone)
-    assert notes == ("'houses' has no place: its region lies outside the image",)
+    laid = lay(words, Prompt("fat", regions=(region,)), (4, 4), (0, 0), (20, 20))
+    alone = lay(words, Prompt("fat"), (4, 4), (0, 0), (20, 20))
+    np.testing.assert_array_equal(laid.grid, alone.grid)
+    assert laid.notes == ("'houses' has no place: its region lies outside the image",)
 
 
 def test_borders_fade_over_the_feather(words: Words) -> None:
     region = RegionPrompt(Region.from_box(Box(0, 0, 100, 50)), "houses")
     prompt = Prompt("trees", regions=(region,), feather=3)
-    grid, _ = conditions(words, prompt, (10, 10), *FRAME)
+    grid = lay(words, prompt, (10, 10), *FRAME).grid
     row = grid[5, :, 1]
     assert (np.diff(row) < 0).sum() >= 4
     assert np.allclose(np.linalg.norm(grid, axis=-1), 1, atol=1e-5)
 
 
 def test_notes_come_once_each(words: Words) -> None:
-    _, notes = conditions(words, Prompt("odd trees beside odd houses"), (4, 4), *FRAME)
+    notes = lay(words, Prompt("odd trees beside odd houses"), (4, 4), *FRAME).notes
     assert [n for n in notes if "ignores" in n] == ["ignores 'odd'"]
 
 

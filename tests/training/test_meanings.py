@@ -17,6 +17,7 @@ from napari_ssldiff.models.priors import load_words, read_prior
 from napari_ssldiff.models.registry import get_card
 from napari_ssldiff.synthesis.imagine import Prompt, imagine
 from napari_ssldiff.text.facts import fact_names
+from napari_ssldiff.text.pictures import THUMB
 from napari_ssldiff.training import meanings as m
 from napari_ssldiff.training import prior, text
 from napari_ssldiff.training.config import DEFAULT_CONFIG, read_config
@@ -52,9 +53,9 @@ def meaning(rows: int, columns: int, seed: int, width: int = 12) -> m.Meaning:
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(rows, columns, width)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    picture = rng.integers(0, 256, (rows * m.THUMB, columns * m.THUMB, 3), dtype=np.uint8)
+    picture = rng.integers(0, 256, (rows * THUMB, columns * THUMB, 3), dtype=np.uint8)
     facts = rng.random((rows, columns, FACTS)).astype(np.float32)
-    return m.Meaning(vectors, facts, picture, "Viable" if seed % 2 else "")
+    return m.Meaning(vectors, facts, picture, "Viable" if seed % 2 else "", f"{seed}.png")
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_what_is_kept_comes_back(areas: m.Areas, tmp_path: Path) -> None:
         assert np.allclose(before.vectors, after.vectors, atol=1e-3)
         assert np.array_equal(before.facts, after.facts)
         assert np.array_equal(before.picture, after.picture)
-        assert before.label == after.label
+        assert (before.label, before.source) == (after.label, after.source)
 
 
 def test_images_become_cells_facts_and_pictures(textured: Any) -> None:
@@ -101,7 +102,7 @@ def test_images_become_cells_facts_and_pictures(textured: Any) -> None:
     )
     assert len(made) == 2
     assert made[0].shape == (3, 2)
-    assert {one.label for one in made} == {"Viable"}
+    assert {(one.label, one.source) for one in made} == {("Viable", "a.jpg")}
     for one in made:
         assert one.facts.shape == (*one.shape, FACTS)
         assert one.picture.shape == (one.shape[0] * 16, one.shape[1] * 16, 3)
@@ -163,7 +164,9 @@ def test_a_run_that_was_killed_goes_on_step_for_step(
     def run(folder: Path) -> Any:
         if stage == "text":
             return text.train({"histology": (areas, captions)}, TEXT, schedule(), folder)
-        conditioner = prior.Conditioner(model, words, captions, 0.5, 0.3)
+        conditioner: Any = prior.Conditioner(
+            text.encoder_of(model, words, TEXT), captions, 0.5, 0.3
+        )
         return prior.train(areas, conditioner, PRIOR, schedule(), folder, validation=areas)
 
     whole = [row["loss"] for row in run(tmp_path / "whole")]
@@ -201,7 +204,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captions = m.captions_of("histology", areas, 4, 100)
     list(text.train({"histology": (areas, captions)}, TEXT, schedule(1), output / "text"))
     model, words = text.result(["histology"], TEXT, output / "text")
-    conditioner = prior.Conditioner(model, words, captions, 0.5, 0.3)
+    conditioner = prior.Conditioner(text.encoder_of(model, words, TEXT), captions, 0.5, 0.3)
     own = {**PRIOR, "width": 128}
     list(prior.train(areas, conditioner, own, schedule(1), output / "prior-histology"))
     assert has_priors(pipeline)

@@ -147,6 +147,40 @@ def test_words_stand_beside_the_model_that_they_were_given_to(trained: Path) -> 
     assert card.extra["training"]["prior"]["steps"] == 2
 
 
+def test_a_prior_of_numbers_stands_beside_that_of_words(
+    trained: Path, tiles: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = copy(trained, tmp_path), tmp_path / "scores.csv"
+    table.write_text("path,score\n" + "".join(f"tile-{i}.png,{i}\n" for i in range(4)))
+    options: dict[str, Any] = {"config": None, "pixel_size": "0.5um"}
+    assert train("text", tiles, condition="text", **options) == 2
+    assert "are for the stage prior" in said(capsys)
+    assert train("prior", tiles, condition="csv:none.csv", **options) == 2
+    assert "cannot read the table" in said(capsys)
+    assert train("prior", tiles, text_encoder="no-such-model", **options) == 2
+    assert "cannot load the text encoder no-such-model" in said(capsys)
+    assert train("prior", tiles, condition=f"csv:{table}", **options) == 0
+    capsys.readouterr()
+    # What was given once is kept; what it was begun with must stay.
+    assert train("prior", tiles, **options) == 0
+    assert "was finished before" in capsys.readouterr().err
+    assert train("bundle", tiles, **options) == 0
+    table.write_text(table.read_text().replace("png,3", "png,4"))
+    assert train("prior", tiles, **options) == 2
+    assert "begun with another table" in capsys.readouterr().err
+    card = read_prior(out / "bundle" / "tiny-own-numbers" / "prior.yaml")
+    assert card.columns is not None
+    assert card.columns.names == ("score",)
+    assert "--condition csv:scores.csv" in card.extra["training"]["prior"]["command"]
+    assert str(tmp_path) not in (card.folder / "prior.yaml").read_text()
+    assert read_prior(out / "bundle" / "tiny-own" / "prior.yaml").kind == "text"
+    words = ["text", "--numbers=score=1", f"--model={out / 'bundle' / 'tiny-own'}", "--size=64x64"]
+    made = ["--device=cpu", "--steps=2", "-o", str(tmp_path / "made.ome.zarr")]
+    assert main([*words, *made]) == 0
+    assert main(["text", f"--numbers={table}:9", *words[2:], *made[:-1], str(tmp_path / "b")]) == 2
+    assert "no row '9'" in capsys.readouterr().err
+
+
 def test_words_need_a_finished_model(
     trained: Path, tiles: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,8 @@ from napari_ssldiff.synthesis.events import (
 )
 from napari_ssldiff.synthesis.imagine import Imagined, Prompt
 from napari_ssldiff.synthesis.request import Sampler, Source, SynthesisRequest
-from napari_ssldiff.viewer.backend import Card, EngineBackend
+from napari_ssldiff.text.columns import Column
+from napari_ssldiff.viewer.backend import Card, Choices, EngineBackend
 from napari_ssldiff.viewer.messages import JobCancelled, JobDone, JobFailed, Message
 
 
@@ -84,6 +85,12 @@ class FakeBackend:
 
     def choose(self, scene: Scene) -> FakeCard:
         return self.models()[scene.pixel_size.unit == "meter"]
+
+    def choices(self, model_id: str) -> Choices:
+        """Only the histology has a prior of numbers."""
+        columns = (Column("density", 10, 2, 5, 15), Column("Ki-67", 0.3, 0.1, 0, 0.9))
+        numbered = columns if model_id == "demo-histology" else ()
+        return Choices(True, ("Viable", "Non-Tumor"), numbered)
 
     def devices(self) -> tuple[str, ...]:
         return ("cpu",)

@@ -13,6 +13,9 @@ HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip
     [
         "import napari_ssldiff.viewer.widget",
         "from napari_ssldiff.viewer.backend import EngineBackend; EngineBackend().models()",
+        "from napari_ssldiff.viewer.backend import EngineBackend; b = EngineBackend();"
+        "assert 'Woodland' in b.choices('demo-naip').classes; assert b.choices('demo-naip').words;"
+        "assert not b.choices('demo-histology').columns",
         "import napari_ssldiff.viewer.jobs, napari_ssldiff.viewer.workbench",
     ],
 )

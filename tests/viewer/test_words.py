@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from napari.components import ViewerModel
 
+from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.lengths import Length
+from napari_ssldiff.text.conditions import ClassLabel, Text
 from napari_ssldiff.viewer.messages import JobDone
 from napari_ssldiff.viewer.session import Wording
+from napari_ssldiff.viewer.wording import references
 from napari_ssldiff.viewer.workbench import Workbench
 
 A, B = Region.from_box(Box(20, 30, 60, 80)), Region.from_box(Box(100, 30, 60, 80))
@@ -103,3 +106,32 @@ def test_prompts_stay_with_their_shapes(bench: Workbench) -> None:
     assert [row.prompt for row in bench.regions.rows()] == [""]
     bench.regions.set_prompt("no shape is selected")
     assert [row.prompt for row in bench.regions.rows()] == [""]
+
+
+def test_another_condition_takes_the_roots_place_and_regions_keep_their_words(
+    bench: Workbench, backend: Any, post: Any
+) -> None:
+    bench.session.wording = Wording("dense nuclei", condition=ClassLabel("Viable"))
+    bench.regions.add(A, "rectangle")
+    bench.regions.set_prompt("pink stroma")
+    bench.regions.add(B, "rectangle")
+    bench.regions.select({0, 1})
+    assert bench.synthesise("regions")
+    post.until(JobDone, bench.handle)
+    post.until(JobDone, bench.handle)
+    assert [p.root for p in backend.prompts] == [Text("pink stroma"), ClassLabel("Viable")]
+    assert bench.synthesise("scene")
+    post.until(JobDone, bench.handle)
+    assert backend.prompts[-1].root == ClassLabel("Viable")
+    assert [r.text for r in backend.prompts[-1].regions] == ["pink stroma"]
+
+
+def test_the_chosen_regions_can_be_what_another_place_is_like(bench: Workbench) -> None:
+    with pytest.raises(InputError, match="no region yet"):
+        references(bench.regions, bench.scene)
+    for region in (A, B):
+        bench.regions.add(region, "rectangle")
+    bench.regions.select({1})
+    (one,) = references(bench.regions, bench.scene).references
+    assert one.scene is bench.scene
+    assert one.region.bounds == B.bounds

@@ -1,4 +1,4 @@
-"""``napari-ssldiff models``: list, show, fetch, import, verify, remove."""
+"""``napari-ssldiff models``: list, show, card, fetch, import, verify, remove."""
 
 from __future__ import annotations
 
@@ -21,12 +21,20 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("models", help="list, fetch, import, check and remove models")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    listing = actions.add_parser("list", help="what is installed and what is known; asks no network")
+    listing = actions.add_parser("list", help="what is installed or known; asks no network")
     listing.add_argument("--json", action="store_true")
 
     show = actions.add_parser("show", help="all of a card, in plain words")
     show.add_argument("id", metavar="ID", nargs="?")
-    show.add_argument("--template", action="store_true", help="a card to fill in, for your own model")
+    show.add_argument(
+        "--template", nargs="?", const="model", choices=("model", "encoder"),
+        help="a card of your own to fill in",
+    )  # fmt: skip
+
+    card = actions.add_parser("card", help="a card to complete, from a library's configuration")
+    card.add_argument("library", choices=("timm", "transformers", "diffusers"))
+    card.add_argument("name", metavar="NAME", help="an architecture of timm, or a folder")
+    card.add_argument("--folder", type=Path, help="where timm's config.json lies")
 
     fetch = actions.add_parser("fetch", help="download a model and install it")
     fetch.add_argument("id", metavar="ID")
@@ -44,7 +52,7 @@ def add_parser(commands: Any) -> None:
     importing.add_argument("--card", type=Path, metavar="FILE.yaml", help="a card of your own")
     importing.add_argument("--trust-unknown", action="store_true", help=trust)
 
-    verify = actions.add_parser("verify", help="check hashes, shapes and numbers of what is installed")
+    verify = actions.add_parser("verify", help="check hashes, shapes and numbers")
     verify.add_argument("id", metavar="ID", nargs="?", help="default: all that is installed")
 
     remove = actions.add_parser("remove", help="delete an installed model")
@@ -55,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run an action of ``models``."""
     actions = {
         "list": _list, "show": _show, "fetch": _fetch, "import": _import, "verify": _verify,
-        "remove": _remove,
+        "remove": _remove, "card": _card,
     }  # fmt: skip
     actions[arguments.action](arguments)
 
@@ -90,9 +98,8 @@ def _list(arguments: argparse.Namespace) -> None:
     for row in found:
         size = "" if row.size is None else in_words(row.size)
         gated = "yes" if row.gated else "no"
-        print(
-            f"{row.id:<{wide}}  {row.kind:<11}  {row.state:<9}  {size:>7}  {gated:<5}  {row.licence}"
-        )
+        line = f"{row.id:<{wide}}  {row.kind:<11}  {row.state:<9}  {size:>7}  {gated:<5}"
+        print(f"{line}  {row.licence}")
     for row in found:
         if row.state == "broken":
             say(f"broken: {row.id}: {row.note}")
@@ -105,12 +112,23 @@ def _show(arguments: argparse.Namespace) -> None:
     if arguments.template:
         from napari_ssldiff.models import entries
 
-        print((Path(entries.__file__).parent / "template.yaml").read_text(encoding="utf-8"), end="")
+        folder = Path(entries.__file__).parent / "templates"
+        text = (folder / f"{arguments.template}.yaml").read_text(encoding="utf-8")
+        print(text, end="")
         return
     if not arguments.id:
         raise InputError("name a model, or ask for --template")
     entry, state = _entry(arguments.id)
     print("\n".join(explain(entry, state)))
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    import yaml
+
+    from napari_ssldiff.models.store.describe import describe
+
+    card = describe(arguments.library, arguments.name, arguments.folder)
+    print(yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=100), end="")
 
 
 def _entry(name: str) -> tuple[Entry, str]:
@@ -132,10 +150,10 @@ def _entry(name: str) -> tuple[Entry, str]:
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from napari_ssldiff.models.store.facts import consent
-    from napari_ssldiff.models.store.fetch import fetch, known
+    from napari_ssldiff.models.store.fetch import fetch, known, size_of
 
     entry = known(arguments.id)
-    for line in consent(entry):
+    for line in consent(entry, size_of(entry)):
         say(line)
     work = _work()
     accepted = arguments.accept_licence or work.ask("Do you accept these terms?")

@@ -40,6 +40,17 @@ def add_parser(commands: Any) -> None:
     train.add_argument("--minutes", type=float, help="time box of the stage, all calls together")
     train.add_argument("--steps", type=int, help="instead of the configuration's")
     train.add_argument("--domain", help="of the stages encoder and prior; default: all in turn")
+    train.add_argument(
+        "--condition",
+        metavar="text|csv:FILE",
+        help="of the stage prior: words (as before), or a table with a column path and numbers",
+    )
+    train.add_argument(
+        "--text-encoder",
+        metavar="NAME",
+        help="of the stage prior, instead of the one that the stage text makes: a folder, "
+        "hf-hub:OWNER/NAME or ARCHITECTURE:TAG of open_clip; own: back to that one",
+    )
     train.add_argument("--threads", type=int, help="CPU threads")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     train.add_argument("--precision", default="auto", help="auto, no, bf16 or fp16")
@@ -93,6 +104,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--domain is for the stages encoder and prior; {arguments.stage} trains on all"
         )
+    if (arguments.condition or arguments.text_encoder) and arguments.stage != "prior":
+        raise InputError("--condition and --text-encoder are for the stage prior")
     runtime = Runtime(arguments.device, arguments.precision, arguments.init, arguments.threads)
     log = _Log()
     pipeline = _pipeline(arguments, log)
@@ -137,10 +150,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _pipeline(arguments: argparse.Namespace, log: _Log) -> Pipeline:
     from napari_ssldiff.training.config import parse_size
-    from napari_ssldiff.training.start import open_pipeline
+    from napari_ssldiff.training.start import open_pipeline, with_condition
 
     resolution, size = arguments.resolution, arguments.pixel_size
-    return open_pipeline(
+    made = open_pipeline(
         arguments.data,
         arguments.output,
         arguments.config,
@@ -148,6 +161,7 @@ def _pipeline(arguments: argparse.Namespace, log: _Log) -> Pipeline:
         fallback=parse_size(size, "--pixel-size") if size else None,
         log=log,
     )
+    return with_condition(made, arguments.condition, arguments.text_encoder, arguments.domain)
 
 
 def _train(arguments: argparse.Namespace, pipeline: Pipeline, runtime: Runtime) -> None:
@@ -184,6 +198,13 @@ def command_of(arguments: argparse.Namespace, pipeline: Pipeline) -> str:
         if value not in (None, "auto"):
             number = f"{value:g}" if isinstance(value, int | float) else value
             words.append(f"--{name.replace('_', '-')} {number}")
+    if arguments.condition:
+        kind, sign, file = arguments.condition.partition(":")
+        words.append(f"--condition {kind}{sign}{Path(file).name}")
+    if arguments.text_encoder:
+        folder = Path(arguments.text_encoder)
+        name = folder.name if folder.is_dir() else arguments.text_encoder
+        words.append(f"--text-encoder {name}")
     if arguments.init:
         words.append(f"--init {arguments.init.name}")
     return " ".join(words)

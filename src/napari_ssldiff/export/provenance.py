@@ -73,8 +73,16 @@ def provenance_of(
 
 
 def marked_synthetic(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """``facts`` as JSON with ``synthetic`` (true), note, citation, versions and date."""
+    """``facts`` as JSON with ``synthetic`` (true), note, citation, versions and date.
+
+    Of a ``model`` that was imported, ``imported`` tells from which file, and whether its hash is
+    one that the card knows.
+    """
+    from napari_ssldiff.models.origin import origin_of
+
     base = {"versions": package_versions(), "created": now(), "citation": CITATION}
+    if imported := origin_of(str(facts.get("model", "")), str(facts.get("model_hash", ""))):
+        base["imported"] = imported
     whole = {**base, **facts, "synthetic": True, "note": SYNTHETIC_NOTE}
     return {key: jsonable(value) for key, value in whole.items()}
 

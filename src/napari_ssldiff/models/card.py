@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -90,6 +91,22 @@ class ModelCard:
         key = [self.weights, self.parts, self.resolution, self.unit, self.window, self.cell]
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
+    def encoder_id(self, key: str = "encoder") -> str:
+        """Identifier of an encoder, the version of its weights included.
+
+        Raises
+        ------
+        ModelError
+            If the card has none of that name.
+        """
+        if key not in self.parts:
+            raise ModelError(f"the card of {self.id} has no {key}")
+        part = self.parts[key]
+        if "absent" in part:  # the registry's word for known, but not installed
+            return f"{part['id']}@absent"
+        digests = "".join(self.weights[name] for name in part["weights"])
+        return f"{part['id']}@{hashlib.sha256(digests.encode()).hexdigest()[:12]}"
+
     def weight_path(self, name: str) -> Path:
         """The file of a part.
 
@@ -165,6 +182,16 @@ def _lacking(data: Any) -> str | None:
     return f"{wrong[0]} must be a mapping" if wrong else None
 
 
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` in it; mappings are merged at every depth."""
+    out = dict(copy.deepcopy(base))
+    for key, value in changes.items():
+        old = out.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        out[key] = merged(old, value) if both else copy.deepcopy(value)  # type: ignore[arg-type]
+    return out
+
+
 def card_of(data: Mapping[str, Any], folder: Path) -> ModelCard:
     """The card that the data of a model describe; nothing is resolved.
 
@@ -196,7 +223,7 @@ def card_of(data: Mapping[str, Any], folder: Path) -> ModelCard:
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read and check the card of a model that holds all that it needs: no refs, no variants.
+    """Read and check the card of a model. Components that it names are not put in.
 
     Raises
     ------

@@ -143,13 +143,10 @@ def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
     ModelError
         If the card has none of that name.
     """
-    if key not in card.parts:
-        raise ModelError(f"the card of {card.id} has no {key}")
+    name = card.encoder_id(key)
     part = card.parts[key]
-    digests = "".join(card.weights[name] for name in part["weights"])
-    version = "absent" if "absent" in part else hashlib.sha256(digests.encode()).hexdigest()[:12]
     return EncoderSpec(
-        id=f"{part['id']}@{version}",
+        id=name,
         resolution=card.resolution,
         unit=card.unit,
         cell=card.cell,
@@ -160,12 +157,16 @@ def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
         token=part.get("token", "pooled"),
         detail=int(part.get("detail", 1)),
         patches=int(part.get("patches", 1)),
+        resize=str(part.get("resize", "bicubic")),
+        crop=float(part.get("crop", 1)),
     )
 
 
 def _encoder(card: ModelCard, key: str, device: torch.device, fill: Fill = _fill) -> NetworkEncoder:
     spec = encoder_spec(card, key)
     part = card.parts[key]
+    if "absent" in part:
+        raise ModelError(str(part["absent"]))
     library, options = part["library"], part.get("options", {})
     if library == "transformers":
         # A folder in the hub's layout beside the card; the library reads its safetensors itself.

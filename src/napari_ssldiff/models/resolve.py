@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from napari_ssldiff.errors import ModelError
-from napari_ssldiff.models.card import ModelCard, card_of
+from napari_ssldiff.models.card import ModelCard, card_of, merged
 from napari_ssldiff.models.entries import Entry, Kind, catalogue, newest, way_to
 
 # The part of a model → the kind of component that it may name.
@@ -45,16 +44,6 @@ def cards_of(entry: Entry) -> list[ModelCard]:
     return cards
 
 
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` in it; mappings are merged at every depth."""
-    out = dict(copy.deepcopy(base))
-    for key, value in changes.items():
-        old = out.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        out[key] = merged(old, value) if both else copy.deepcopy(value)  # type: ignore[arg-type]
-    return out
-
-
 def _card(data: dict[str, Any], folder: Path) -> ModelCard:
     data = {**data, "weights": dict(data.get("weights") or {})}
     for part, kind in _KINDS.items():
@@ -82,6 +71,8 @@ def _component(data: dict[str, Any], part: str, kind: Kind, folder: Path) -> dic
         where = Path(os.path.relpath(found.folder, folder)).as_posix()
         own["weights"] = [f"{where}/{name}" for name in own.get("weights", [])]
         data["weights"] |= {f"{where}/{k}": v for k, v in found.data["weights"].items()}
+        facts = {"id": found.id, **(found.data.get("imported") or {})}
+        data["components"] = {**data.get("components", {}), part: facts}
         if own.get("library") == "transformers":
             own["name"] = f"{where}/{own['name']}"
     if kind == "encoder":

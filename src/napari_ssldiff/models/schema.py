@@ -24,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from napari_ssldiff.models.card import merged
+
 Unit = Literal["micrometer", "meter"]
 Triple = tuple[float, float, float]
 Text = Annotated[str, Field(min_length=1)]
@@ -280,6 +282,11 @@ def check(data: Any) -> str | None:
         _FORMS[kind].model_validate(_named(data))
     except ValidationError as error:
         return _told(error)
+    for name, changes in (data.get("variants") or {}).items():
+        try:
+            _FORMS[kind].model_validate({**merged(data, changes), "variants": {}})
+        except ValidationError as error:
+            return f"variant {name}: {_told(error)}"
     return None
 
 

@@ -1,10 +1,10 @@
-"""From words to a field: prompts, where they hold, and what they were read as."""
+"""From conditions to a field: prompts, where they hold, and what they were read as."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 from napari_ssldiff.embeddings.field import EmbeddingField, Vectors
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.synthesis.meaning import meaning
+from napari_ssldiff.text.conditions import Condition, Text
 from napari_ssldiff.text.layout import mixed, place_weights, read_layout
 
 if TYPE_CHECKING:
@@ -30,12 +32,12 @@ class RegionPrompt:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What an image shall show, in words.
+    """What an image shall show.
 
     Parameters
     ----------
     text
-        The root: wherever no region says otherwise. It may place things ("A beside B").
+        The root in words: wherever no region says otherwise. It may place things ("A beside B").
     negative
         What to keep away from.
     regions
@@ -46,22 +48,32 @@ class Prompt:
         How strictly the field follows the words; ``None``: the prior's own.
     feather
         Cells over which one meaning fades into another.
+    condition
+        The root as another kind of condition, in the place of ``text``.
     """
 
-    text: str
+    text: str = ""
     negative: str = ""
     regions: tuple[RegionPrompt, ...] = ()
     seed: int = 0
     guidance: float | None = None
     feather: float = 1.0
+    condition: Condition | None = None
 
     def __post_init__(self) -> None:
+        if self.condition is not None and self.text:
+            raise InputError("a prompt is words or another condition, not both")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"the seed must be between 0 and 2**63 - 1, got {self.seed}")
         if self.guidance is not None and not 0 <= self.guidance <= 100:
             raise InputError(f"guidance must be between 0 and 100, got {self.guidance}")
         if not 0 <= self.feather <= 1000:
             raise InputError(f"a border fades over 0 to 1000 cells, got {self.feather}")
+
+    @property
+    def root(self) -> Condition:
+        """What holds wherever no region says otherwise."""
+        return Text(self.text) if self.condition is None else self.condition
 
 
 @dataclass(frozen=True)
@@ -88,46 +100,66 @@ class Imagined:
         return (self.record,)
 
 
-def conditions(
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """Conditions laid over cells.
+
+    Parameters
+    ----------
+    grid
+        ``(rows, columns, d)``: the meaning of every cell.
+    notes
+        For the user.
+    root
+        What a history says of the root condition.
+    """
+
+    grid: Vectors
+    notes: tuple[str, ...]
+    root: Mapping[str, Any]
+
+
+def lay(
     words: Words,
     prompt: Prompt,
     shape: tuple[int, int],
     origin: tuple[float, float],
     cell: tuple[float, float],
-) -> tuple[Vectors, tuple[str, ...]]:
-    """``(rows, columns, d)``: the meaning of every cell; and notes for the user.
+) -> Laid:
+    """The meaning of every cell.
 
     Raises
     ------
     InputError
-        If a prompt is empty or no word of it is known.
+        If a prompt is empty or no word of it is known, or the prior does not take the condition.
     """
     notes: list[str] = []
 
-    def meaning(text: str) -> Vectors:
-        told = words.text.check(text)
-        if told:
-            notes.append(told)
-        (vector,) = words.text.text([text])
-        found: Vectors = vector
-        return found
+    def vector(condition: Condition) -> Vectors:
+        found = meaning(words, condition)
+        notes.extend(found.notes)
+        return found.vector
 
-    layout, rng = read_layout(prompt.text), np.random.default_rng([prompt.seed, 0x1A])
-    root = meaning(layout.root or prompt.text)
-    grid: Vectors = np.broadcast_to(root, (*shape, len(root)))
+    root, rng = prompt.root, np.random.default_rng([prompt.seed, 0x1A])
+    layout = read_layout(root.prompt if isinstance(root, Text) else "")
+    base = meaning(words, Text(layout.root or root.prompt) if isinstance(root, Text) else root)
+    notes.extend(base.notes)
+    grid: Vectors = np.broadcast_to(base.vector, (*shape, len(base.vector)))
     if layout.text:
         notes.append(f"read as {layout.text}")
     for part in layout.parts:
         weights = place_weights(part.place, shape, prompt.feather, rng)
-        grid = mixed(grid, meaning(part.prompt), weights)
+        grid = mixed(grid, vector(Text(part.prompt)), weights)
     for one in prompt.regions:
         if one.text.strip():
             weights = _inside(one.region, shape, origin, cell, prompt.feather)
             if not weights.any():
                 notes.append(f"{one.text!r} has no place: its region lies outside the image")
                 continue
-            grid = mixed(grid, meaning(one.text), weights)
-    return np.ascontiguousarray(grid, np.float32), tuple(dict.fromkeys(notes))
+            grid = mixed(grid, vector(Text(one.text)), weights)
+    # The words as they were given, not what is left of them once things have been placed.
+    record = {**base.record, "prompt": root.prompt} if isinstance(root, Text) else base.record
+    return Laid(np.ascontiguousarray(grid, np.float32), tuple(dict.fromkeys(notes)), record)
 
 
 def imagine(
@@ -157,22 +189,21 @@ def imagine(
     Raises
     ------
     InputError
-        If a prompt is empty or no word of it is known.
+        If a prompt is empty or no word of it is known, or the prior does not take the condition.
     """
     facts = words.prior.facts
     cell = cell or (float(facts.cell), float(facts.cell))
-    grid, notes = conditions(words, prompt, shape, origin, cell)
-    against = None
+    laid = lay(words, prompt, shape, origin, cell)
+    notes, against = laid.notes, None
     if prompt.negative.strip():
-        told = words.text.check(prompt.negative)
-        notes = (*notes, told) if told else notes
-        against = words.text.text([prompt.negative])[0]
+        away = meaning(words, Text(prompt.negative))
+        notes, against = (*notes, *away.notes), away.vector
     vectors = words.prior.sample(
-        grid, shape, prompt.seed, prompt.guidance,
+        laid.grid, shape, prompt.seed, prompt.guidance,
         negative=against, check=check, progress=progress,
     )  # fmt: skip
     field = EmbeddingField(vectors, origin, cell, facts.encoder, facts.resolution, facts.unit)
-    return Imagined(field, notes, _record(words, prompt))
+    return Imagined(field, notes, _record(words, prompt, laid.root))
 
 
 def _inside(
@@ -193,15 +224,13 @@ def _inside(
     return weights
 
 
-def _record(words: Words, prompt: Prompt) -> str:
-    facts: dict[str, Any] = asdict(prompt)
-    facts["regions"] = [
-        {"region": part.region.to_list(), "text": part.text} for part in prompt.regions
-    ]
-    if prompt.guidance is None:
-        facts["guidance"] = words.prior.facts.guidance
+def _record(words: Words, prompt: Prompt, root: Mapping[str, Any]) -> str:
+    guidance = words.prior.facts.guidance if prompt.guidance is None else prompt.guidance
     made = {
-        "made": "prompt", **facts, "prior": words.card.id, "prior_hash": words.card.hash,
-        "text_encoder": words.text.name,
+        "made": "prompt", "text": prompt.text, "condition": dict(root), "negative": prompt.negative,
+        "regions": [{"region": r.region.to_list(), "text": r.text} for r in prompt.regions],
+        "seed": prompt.seed, "guidance": guidance, "feather": prompt.feather,
+        "prior": words.card.id, "prior_hash": words.card.hash,
+        "text_encoder": None if words.text is None else words.text.name,
     }  # fmt: skip
     return json.dumps(made, sort_keys=True)

@@ -31,11 +31,14 @@ class Statement:
         Ways to say it, as the noun phrase of a sentence.
     label
         Said of areas that carry one of these labels only.
+    kind
+        Name of the class of areas that it describes by itself, where there is one.
     """
 
     when: Mapping[str, Range]
     phrases: tuple[str, ...]
     label: tuple[str, ...] = ()
+    kind: str = ""
 
 
 HISTOLOGY = (
@@ -100,7 +103,8 @@ REMOTE_SENSING = (
         "few trees", "no trees", "hardly any trees", "without trees", "sparse trees",
         "little vegetation",
     )),
-    Statement({"trees": (0.9, 1.0)}, ("woodland", "forest", "a wooded area", "a wood")),
+    Statement({"trees": (0.9, 1.0)}, ("woodland", "forest", "a wooded area", "a wood"),
+              kind="Woodland"),
     Statement({"grass": _HIGH}, (
         "green lawns", "grass", "lawns", "a park", "green fields", "a sports field", "much grass",
     )),
@@ -111,7 +115,7 @@ REMOTE_SENSING = (
     Statement({"paved": _LOW}, ("little pavement", "no asphalt", "few roads", "unpaved ground")),
     Statement({"paved": (0.75, 1.0), "trees": (0.0, 0.4)}, (
         "a car park", "a parking lot", "car parks", "parking lots", "a large car park",
-    )),
+    ), kind="Car park"),
     Statement({"bright": _HIGH}, (
         "large bright roofs", "white roofs", "bright buildings", "big buildings", "warehouses",
     )),
@@ -119,14 +123,14 @@ REMOTE_SENSING = (
     Statement({"bright": (0.6, 1.0), "paved": (0.6, 1.0)}, (
         "a commercial area", "an industrial area", "shops and car parks", "business buildings",
         "an industrial district with warehouses",
-    )),
+    ), kind="Commercial area"),
     Statement({"soil": _HIGH}, (
         "bare soil", "dry ground", "brown fields", "dry grass", "a construction site", "open land",
     )),
     Statement({"soil": _LOW}, ("no bare soil", "no dry ground", "without open land")),
     Statement({"soil": (0.85, 1.0), "detail": (0.0, 0.4)}, (
         "desert", "farmland", "fields", "open country", "empty land",
-    )),
+    ), kind="Open land"),
     Statement({"detail": _HIGH}, (
         "many small houses", "dense housing", "crowded houses", "a dense neighbourhood",
     )),
@@ -134,11 +138,11 @@ REMOTE_SENSING = (
     Statement({"detail": (0.45, 1.0), "paved": (0.0, 0.75), "bright": (0.0, 0.85)}, (
         "a residential neighbourhood", "houses with gardens", "a residential area", "a suburb",
         "family houses", "homes and streets",
-    )),
+    ), kind="Residential area"),
     Statement({"detail": (0.4, 1.0), "trees": _HIGH, "bright": (0.0, 0.85)}, (
         "a residential neighbourhood with large trees", "a leafy suburb", "houses among trees",
         "houses under trees",
-    )),
+    ), kind="Leafy suburb"),
 )  # fmt: skip
 
 STATEMENTS: dict[str, tuple[Statement, ...]] = {
@@ -190,6 +194,21 @@ def vocabulary(domain: str) -> frozenset[str]:
     phrases = [p for s in STATEMENTS.get(domain, ()) for p in s.phrases]
     found = {word for text in (*phrases, *_OPENINGS.get(domain, ())) for word in words_of(text)}
     return frozenset(found) | GLUE
+
+
+def classes(domain: str) -> dict[str, tuple[str, ...]]:
+    """The classes that captions of a domain know, each with every sentence that says no more.
+
+    They are the labels of images that captions speak of, and the kinds of areas that facts
+    define.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    openings = dict.fromkeys(_OPENINGS.get(domain, ()))
+    for s in STATEMENTS.get(domain, ()):
+        name = s.label[0] if len(s.label) == 1 else s.kind
+        if name:
+            found[name] = tuple(f"{o} {p}".strip() for p in s.phrases for o in openings)
+    return found
 
 
 class Captions:

@@ -8,6 +8,7 @@ tokeniser) and the words; a folder without it takes every word.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,6 +25,10 @@ from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.text.captions import words_of
 
 VOCABULARY = "vocabulary.json"
+_TAKES = (
+    "It takes a folder with open_clip_config.json and weights, hf-hub:OWNER/NAME, or "
+    "ARCHITECTURE:TAG such as ViT-B-32:laion2b_s34b_b79k"
+)
 
 
 class TokenTable:
@@ -84,6 +89,15 @@ class TextEncoder:
     def width(self) -> int:
         """Length of its vectors."""
         return int(self.text(["a"]).shape[1])
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the names and values of its weights."""
+        total = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            total.update(name.encode())
+            total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return total.hexdigest()
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """``(n, context)`` int64, as the model takes them."""
@@ -153,7 +167,13 @@ def _short(text: str, limit: int = 60) -> str:
 
 
 def load_text_encoder(name: str | Path, device: torch.device | str = "cpu") -> TextEncoder:
-    """An open_clip model by hub id (``hf-hub:…``), by folder in the hub's layout, or by name.
+    """An open_clip model by hub id, by folder in the hub's layout, or by architecture and weights.
+
+    Parameters
+    ----------
+    name
+        ``hf-hub:OWNER/NAME``, a folder, or ``ARCHITECTURE:TAG`` as open_clip lists its pretrained
+        models (``ViT-B-32:laion2b_s34b_b79k``).
 
     Raises
     ------
@@ -162,21 +182,22 @@ def load_text_encoder(name: str | Path, device: torch.device | str = "cpu") -> T
     """
     import open_clip
 
-    folder = Path(name)
+    folder, tag = Path(name), ""
     if folder.is_dir():
         words, table = _vocabulary(folder)
         key, shown = f"local-dir:{folder}", folder.name
     else:
         words, table, key, shown = None, None, str(name), str(name)
+        if not shown.startswith("hf-hub:"):
+            key, _, tag = shown.partition(":")
+            if not tag:  # open_clip would make one up of random weights
+                raise ModelError(f"cannot load the text encoder {shown}: {_TAKES}")
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(key)
+        model, _, preprocess = open_clip.create_model_and_transforms(key, pretrained=tag or None)
         tokenizer = open_clip.get_tokenizer(key)
     except Exception as error:  # the library raises whatever its parts raise
         said = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"cannot load the text encoder {shown}: {said}. It takes a folder with "
-            "open_clip_config.json and weights, or hf-hub:OWNER/NAME"
-        ) from error
+        raise ModelError(f"cannot load the text encoder {shown}: {said}. {_TAKES}") from error
     return TextEncoder(shown, model.to(device), preprocess, tokenizer, words, table)
 
 

@@ -158,6 +158,11 @@ class Prior:
             spec, self.axes, network.unet, network.projection, device, precision="fp32"  # type: ignore[arg-type]
         )  # fmt: skip
 
+    @property
+    def window(self) -> int:
+        """Cells along a side of what its network sees at once."""
+        return self._model.spec.window
+
     def sample(
         self,
         condition: ArrayLike,
@@ -203,7 +208,7 @@ class Prior:
         """
         if min(shape) < 1:
             raise InputError(f"a field has at least one cell, not {shape[1]} × {shape[0]}")
-        window = self._model.spec.window
+        window = self.window
         canvas = Box(0, 0, max(shape[0], window), max(shape[1], window))
         grid = self._grid(condition, canvas.shape)
 

@@ -49,8 +49,6 @@ def check(
         If the output folder cannot be written or cannot hold the state.
     """
     check_stage(stage)
-    if stage in WORDED:
-        _check_worded(pipeline, stage)
     if stage != "bundle" and stage not in pipeline.config:
         raise InputError(
             f"the configuration {pipeline.config.get('name', '')} has no section {stage}: "
@@ -60,6 +58,8 @@ def check(
         raise InputError(
             f"no domain {domain!r} in the configuration: it has {', '.join(pipeline.domains)}"
         )
+    if stage in WORDED:
+        _check_worded(pipeline, stage, domain)
     if runtime is not None:
         runtime.resolve()
         if runtime.init is not None:
@@ -76,13 +76,19 @@ def check(
     if stage != "bundle":
         parts = len(pipeline.parts(stage, domain))
         # While a state is written the one before is still there.
-        bytes_needed = parts * parameters(network(pipeline, stage)) * STATE_BYTES * 2
+        bytes_needed = parts * parameters(network(pipeline, stage, domain)) * STATE_BYTES * 2
     check_space(pipeline.output, bytes_needed)
     check_images(pipeline, stage, domain)
 
 
-def network(pipeline: Pipeline, stage: str) -> nn.Module:
-    """The network of a stage without memory for its weights: for names, shapes and counts."""
+def network(pipeline: Pipeline, stage: str, domain: str | None = None) -> nn.Module:
+    """The network of a stage without memory for its weights: for names, shapes and counts.
+
+    Parameters
+    ----------
+    domain
+        Of a prior; by default the first.
+    """
     config = pipeline.config
     if stage == "text":
         section = config[stage]
@@ -90,7 +96,7 @@ def network(pipeline: Pipeline, stage: str) -> nn.Module:
         words = text.Words(subjects, int(section["text"]["context_length"]))
         return text.build(section, len(words.table))
     if stage == "prior":
-        return PriorNetwork(Worded(pipeline).prior_config(pipeline.domains[0]))
+        return PriorNetwork(Worded(pipeline).prior_config(domain or pipeline.domains[0]))
     with torch.device("meta"):
         if stage == "autoencoder":
             return autoencoder.build(config[stage])
@@ -106,8 +112,8 @@ def network(pipeline: Pipeline, stage: str) -> nn.Module:
         )
 
 
-def _check_worded(pipeline: Pipeline, stage: str) -> None:
-    """Refuse text stages without their sections, their models, or the text encoder."""
+def _check_worded(pipeline: Pipeline, stage: str, domain: str | None) -> None:
+    """Refuse text stages without their sections, their models, the text encoder or the table."""
     for section in ("text", "prior"):
         if section not in pipeline.config:
             raise InputError(
@@ -115,10 +121,17 @@ def _check_worded(pipeline: Pipeline, stage: str) -> None:
                 "configs/demo.yaml shows one"
             )
     worded = Worded(pipeline)
-    for domain in pipeline.domains:
-        worded.card(domain)
-    if stage == "prior":
-        worded.encoder()
+    for name in pipeline.domains:
+        worded.card(name)
+    if stage != "prior":
+        return
+    for name in [domain] if domain else pipeline.domains:
+        if worded.kind(name) == "csv":
+            worded.numbers(name)
+        elif worded.encoder_name(name) is None:
+            worded.trained()
+        else:
+            worded.text_encoder(name)
 
 
 def parameters(module: nn.Module) -> int:

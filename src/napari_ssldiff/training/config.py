@@ -130,6 +130,8 @@ _CONFIG: dict[str, Any] = {
         "unconditional": _NUMBER,
         "guidance": _NUMBER,
         "most_weight?": _NUMBER,
+        "csv?": str,
+        "text_encoder?": str,
         "domains?": dict,
         "prediction": str,
         "scheduler": dict,
@@ -350,6 +352,12 @@ def with_resolution(config: Mapping[str, Any], sizes: Mapping[str, PixelSize]) -
             ground = domain["unit"] == "meter"
             domain["card"]["domain"] = "remote sensing" if ground else "histology"
     return made
+
+
+def prior_section(config: Mapping[str, Any], domain: str) -> dict[str, Any]:
+    """The section ``prior`` as it holds for one domain."""
+    section = config.get("prior", {})
+    return {**section, **section.get("domains", {}).get(domain, {})}
 
 
 def keep_config(config: Mapping[str, Any], output: Path) -> None:

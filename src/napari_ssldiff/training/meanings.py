@@ -16,14 +16,12 @@ from torch import nn
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.text.captions import Captions
 from napari_ssldiff.text.facts import fact_map, fact_names
+from napari_ssldiff.text.pictures import THUMB, small_picture
 from napari_ssldiff.training.augment import jitter_light, jitter_stain, symmetry
 from napari_ssldiff.training.data import ImageSet
 from napari_ssldiff.training.runtime import Runtime
 from napari_ssldiff.training.samples import embed_cells
 from napari_ssldiff.training.state import read_tensors, write_tensors
-
-#: Edge of the small picture of a cell, in pixels.
-THUMB = 16
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,15 @@ class Meaning:
         ``(rows · THUMB, columns · THUMB, 3)`` uint8.
     label
         Of the image, or ``""``.
+    source
+        Name of the file that the image was cut from.
     """
 
     vectors: NDArray[np.float32]
     facts: NDArray[np.float32]
     picture: NDArray[np.uint8]
     label: str = ""
+    source: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,6 +62,7 @@ class Area:
     facts: NDArray[np.float32]
     picture: NDArray[np.uint8]
     label: str
+    source: str = ""
 
 
 def cut(meaning: Meaning, y: int, x: int, rows: int, columns: int) -> Area:
@@ -69,7 +71,7 @@ def cut(meaning: Meaning, y: int, x: int, rows: int, columns: int) -> Area:
     small = np.s_[y * THUMB : (y + rows) * THUMB, x * THUMB : (x + columns) * THUMB]
     return Area(
         meaning.vectors[place], meaning.facts[place].mean((0, 1)), meaning.picture[small],
-        meaning.label,
+        meaning.label, meaning.source,
     )  # fmt: skip
 
 
@@ -168,20 +170,21 @@ def prepare(
                     if version and min(x.shape[-2:]) >= 8 * cell:
                         y0, x0 = (int(n) for n in rng.integers(0, cell, 2))
                         x = x[..., y0:, x0:]
-                    yield _meaning(x[0], encoder, cell, domain, labels.get(name, ""))
+                    yield _meaning(x[0], encoder, cell, domain, labels.get(name, ""), name)
     finally:
         encoder.cpu()
 
 
-def _meaning(x: torch.Tensor, encoder: nn.Module, cell: int, domain: str, label: str) -> Meaning:
+def _meaning(
+    x: torch.Tensor, encoder: nn.Module, cell: int, domain: str, label: str, source: str
+) -> Meaning:
     rows, columns = x.shape[1] // cell, x.shape[2] // cell
     vectors = embed_cells(encoder, x, cell)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
     cropped = x[:, : rows * cell, : columns * cell].permute(1, 2, 0).cpu().numpy()
     pixels = (cropped * 255).round().astype(np.uint8)
-    size = (columns * THUMB, rows * THUMB)
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
-    return Meaning(vectors.astype(np.float32), fact_map(pixels, domain, cell), small, label)
+    facts, small = fact_map(pixels, domain, cell), small_picture(pixels, cell)
+    return Meaning(vectors.astype(np.float32), facts, small, label, source)
 
 
 def save(path: Path, meanings: Sequence[Meaning]) -> None:
@@ -191,8 +194,13 @@ def save(path: Path, meanings: Sequence[Meaning]) -> None:
         tensors[f"{i}.vectors"] = torch.from_numpy(m.vectors).half()
         tensors[f"{i}.facts"] = torch.from_numpy(m.facts)
         tensors[f"{i}.picture"] = torch.from_numpy(m.picture.copy())
-        tensors[f"{i}.label"] = torch.tensor(list(m.label.encode()), dtype=torch.uint8)
+        tensors[f"{i}.label"] = _bytes(m.label)
+        tensors[f"{i}.source"] = _bytes(m.source)
     write_tensors(path, tensors)
+
+
+def _bytes(text: str) -> torch.Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def load(path: Path) -> list[Meaning]:
@@ -204,8 +212,9 @@ def load(path: Path) -> list[Meaning]:
             tensors[f"{i}.facts"].numpy(),
             tensors[f"{i}.picture"].numpy(),
             bytes(tensors[f"{i}.label"].tolist()).decode(),
+            bytes(tensors[f"{i}.source"].tolist()).decode(),
         )
-        for i in range(len(tensors) // 4)
+        for i in range(len(tensors) // 5)
     ]
 
 

@@ -1,11 +1,11 @@
-"""Train a prior: fields of embeddings from the meaning of what they show."""
+"""Train a prior: fields of embeddings from what is known of what they show."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,13 +15,19 @@ from diffusers import DDPMScheduler
 from napari_ssldiff.diffusion.bundle import to_x0
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.text.captions import Captions
+from napari_ssldiff.text.encoder import TextEncoder
 from napari_ssldiff.text.prior import PriorNetwork
 from napari_ssldiff.training.diffusion import draw_timesteps
 from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
-from napari_ssldiff.training.meanings import Area, Areas, condition_pictures
-from napari_ssldiff.training.text import Words, normalise_pictures
+from napari_ssldiff.training.meanings import Area, Areas
 from napari_ssldiff.training.validation import fixed_batches
 from napari_ssldiff.training.weights import restore
+
+
+class Conditioning(Protocol):
+    """Makes conditions of areas: ``(n, d)`` of unit length, or zero where nothing is known."""
+
+    def __call__(self, areas: Sequence[Area], rng: np.random.Generator) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,10 @@ class Conditioner:
 
     Parameters
     ----------
-    model
+    encoder
         An open_clip model.
-    words
-        Its tokeniser.
     captions
-        Of the domain.
+        Of the domain; one without captions is learned from pictures alone.
     said
         Share of areas whose condition is a sentence about them; that of the others is their
         picture. Both, because a text encoder's two sides do not lie on each other.
@@ -43,29 +47,23 @@ class Conditioner:
         Deviation, over the length of a unit vector, of the noise on pictures' conditions.
     """
 
-    model: Any
-    words: Words
+    encoder: TextEncoder
     captions: Captions
     said: float
     noise: float
 
-    @torch.no_grad()
     def __call__(self, areas: Sequence[Area], rng: np.random.Generator) -> torch.Tensor:
         """``(n, d)`` unit vectors."""
-        size = int(self.model.visual.image_size[0])
-        device = next(self.model.parameters()).device
         texts = [self.captions.caption(a.facts, a.label, rng) for a in areas]
         spoken = [bool(t) and rng.random() < self.said for t in texts]
-        width = int(self.model.text_projection.shape[1])
+        width = self.encoder.width
         out = torch.zeros(len(areas), width)
         said = [i for i, s in enumerate(spoken) if s]
         shown = [i for i, s in enumerate(spoken) if not s]
         if said:
-            tokens = self.words([texts[i] for i in said]).to(device)
-            out[said] = self.model.encode_text(tokens, normalize=True).float().cpu()
+            out[said] = torch.from_numpy(self.encoder.text([texts[i] for i in said]))
         if shown:
-            pictures = normalise_pictures(condition_pictures([areas[i] for i in shown], size))
-            vectors = self.model.encode_image(pictures.to(device), normalize=True).float().cpu()
+            vectors = torch.from_numpy(self.encoder.images([areas[i].picture for i in shown]))
             jitter = torch.from_numpy(rng.normal(size=vectors.shape)).float()
             out[shown] = F.normalize(vectors + self.noise / width**0.5 * jitter, dim=1)
         return out
@@ -73,7 +71,7 @@ class Conditioner:
 
 def draw_windows(
     areas: Areas,
-    conditioner: Conditioner,
+    conditioner: Conditioning,
     window: int,
     count: int,
     composed: float,
@@ -110,7 +108,7 @@ def _terms(
     model: PriorNetwork,
     trainer: Trainer,
     areas: Areas,
-    conditioner: Conditioner,
+    conditioner: Conditioning,
     config: Mapping[str, Any],
     drop: float,
     rng: np.random.Generator,
@@ -140,7 +138,7 @@ def _terms(
 
 def train(
     areas: Areas,
-    conditioner: Conditioner,
+    conditioner: Conditioning,
     config: Mapping[str, Any],
     schedule: Schedule,
     directory: Path,

@@ -43,7 +43,7 @@ def describe(
     if stage == "bundle":
         yield f"output: {pipeline.output / 'bundle'}"
         return
-    count = parameters(network(pipeline, stage))
+    count = parameters(network(pipeline, stage, domain))
     hardware = runtime.resolve()
     yield (
         f"network: {count / 1e6:.2f} million parameters; state {count * STATE_BYTES / 1e6:.0f} MB, "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,50 @@ def open_pipeline(
             size = sizes[name]
             log(f"resolution of {name}: {size.y:g} {size.unit} per pixel, that of the images")
     return Pipeline(with_resolution(read, sizes), tuple(data), output, fallback, log)
+
+
+def with_condition(
+    pipeline: Pipeline, condition: str | None, text_encoder: str | None, domain: str | None
+) -> Pipeline:
+    """A run whose priors are conditioned on something else, which its configuration keeps.
+
+    Parameters
+    ----------
+    condition
+        ``text``, or ``csv:FILE`` of one domain.
+    text_encoder
+        As for :func:`~napari_ssldiff.text.encoder.load_text_encoder`; ``own``: what ``train text``
+        makes.
+    domain
+        By default all.
+
+    Raises
+    ------
+    InputError
+        If the condition is of another kind, or one table is given for several domains.
+    """
+    if (condition is None and text_encoder is None) or "prior" not in pipeline.config:
+        return pipeline
+    kind, _, file = (condition or "").partition(":")
+    if condition is not None and (kind not in ("text", "csv") or bool(file) != (kind == "csv")):
+        raise InputError(f"--condition is text or csv:FILE, got {condition!r}")
+    if kind == "csv" and domain is None and len(pipeline.domains) > 1:
+        raise InputError(
+            "a table is about the images of one domain: name it by --domain, one of "
+            f"{', '.join(pipeline.domains)}"
+        )
+    config = copy.deepcopy(pipeline.config)
+    section = config["prior"]
+    for name in [domain] if domain else pipeline.domains:
+        own = section.setdefault("domains", {}).setdefault(name, {})
+        if condition is not None:
+            own["csv"] = str(Path(file).absolute()) if file else ""
+        if text_encoder == "own":
+            own["text_encoder"] = None
+        elif text_encoder is not None:
+            folder = Path(text_encoder)
+            own["text_encoder"] = str(folder.absolute()) if folder.is_dir() else text_encoder
+    return replace(pipeline, config=config)
 
 
 def read_commands(output: Path) -> dict[str, str]:

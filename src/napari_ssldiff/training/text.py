@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.text.captions import Captions, vocabulary
-from napari_ssldiff.text.encoder import VOCABULARY, TokenTable
+from napari_ssldiff.text.encoder import VOCABULARY, TextEncoder, TokenTable
 from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
 from napari_ssldiff.training.meanings import Area, Areas, condition_pictures
 from napari_ssldiff.training.state import replace_file, write_tensors
@@ -45,7 +46,7 @@ class Words:
     def __init__(self, domains: Sequence[str], context: int) -> None:
         from open_clip.tokenizer import SimpleTokenizer
 
-        self._tokeniser = SimpleTokenizer(context_length=context)
+        self.tokeniser = SimpleTokenizer(context_length=context)
         words = {word for domain in domains for word in vocabulary(domain)}
         if not any(vocabulary(d) - vocabulary("") for d in domains):
             raise InputError(
@@ -53,14 +54,14 @@ class Words:
                 "remote sensing"
             )
         self.words = sorted(words)
-        used = {0, *self._tokeniser(["a"])[0].tolist()}
+        used = {0, *self.tokeniser(["a"])[0].tolist()}
         for word in self.words:
-            used |= set(self._tokeniser.encode(word))
+            used |= set(self.tokeniser.encode(word))
         self.table = TokenTable(sorted(used))
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """``(n, context)`` int64."""
-        return self.table.renumber(self._tokeniser(list(texts)))
+        return self.table.renumber(self.tokeniser(list(texts)))
 
 
 def model_config(config: Mapping[str, Any], tokens: int) -> dict[str, Any]:
@@ -181,6 +182,19 @@ def result(domains: Sequence[str], config: Mapping[str, Any], directory: Path) -
     model = build(config, len(words.table))
     restore(model, directory)
     return model.eval(), words
+
+
+def encoder_of(model: nn.Module, words: Words, config: Mapping[str, Any]) -> TextEncoder:
+    """A trained model as any other text encoder is used, in full precision."""
+    size = int(config["vision"]["image_size"])
+
+    def preprocess(image: Image.Image) -> torch.Tensor:
+        small = np.array(image.resize((size, size), Image.Resampling.BICUBIC))
+        return normalise_pictures(torch.from_numpy(small).permute(2, 0, 1).float() / 255)
+
+    return TextEncoder(
+        "text", model, preprocess, words.tokeniser, frozenset(words.words), words.table
+    )
 
 
 def write(model: nn.Module, words: Words, config: Mapping[str, Any], folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.scenes import PixelSize
 from napari_ssldiff.training import autoencoder, diffusion, encoder
+from napari_ssldiff.training.config import prior_section
 from napari_ssldiff.training.images import Images, Log, silent
 from napari_ssldiff.training.kept import digest, file_digest, kept_module, stage_files
 
@@ -66,7 +67,9 @@ class Trained:
         return int(self.config["autoencoder"]["network"]["latent_channels"])
 
     def folder(self, stage: str, domain: str | None = None) -> Path:
-        """Where a stage's state lies."""
+        """Where a stage's state lies; priors of words and of numbers have folders of their own."""
+        if stage == "prior" and domain and prior_section(self.config, domain).get("csv"):
+            return self.output / f"numbers-{domain}"
         return self.output / (f"{stage}-{domain}" if stage in ("encoder", "prior") else stage)
 
     def kept_path(self, name: str) -> Path:

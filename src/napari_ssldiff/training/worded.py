@@ -1,4 +1,4 @@
-"""The stages that give a model words: a text encoder for all domains, a prior for each.
+"""The stages that give a model words or numbers: a text encoder for all domains, priors for each.
 
 They build on finished models: the one that was bundled in this run's folder, else the one that is
 installed. A prior is bound to the very encoder whose fields it makes.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,34 @@ from napari_ssldiff.models.card import ModelCard, read_card
 from napari_ssldiff.models.load import load_encoder
 from napari_ssldiff.models.registry import get_card
 from napari_ssldiff.text.captions import Captions
+from napari_ssldiff.text.columns import Columns
+from napari_ssldiff.text.conditions import PriorKind
+from napari_ssldiff.text.encoder import TextEncoder, load_text_encoder
 from napari_ssldiff.text.facts import fact_names
+from napari_ssldiff.text.pictures import THUMB
 from napari_ssldiff.training import meanings as m
 from napari_ssldiff.training import prior as prior_room
 from napari_ssldiff.training import text as text_room
+from napari_ssldiff.training.config import prior_section
 from napari_ssldiff.training.kept import changed, digest, note_of, stage_files, write_note
 from napari_ssldiff.training.loop import Schedule
+from napari_ssldiff.training.numbers import (
+    ImageNumbers,
+    keep_condition,
+    kept_condition,
+    read_numbers,
+)
 from napari_ssldiff.training.prepared import Prepared
 from napari_ssldiff.training.runtime import Runtime
 
 #: Stages of this module, in their order.
 WORDED = ("text", "prior")
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str) -> TextEncoder:
+    """Another text encoder: large ones take seconds, and are asked for more than once."""
+    return load_text_encoder(name)
 
 
 @dataclass(frozen=True)
@@ -74,15 +91,62 @@ class Worded:
         """Of all domains, each once."""
         return list(dict.fromkeys(self.subject(d) for d in self.run.domains))
 
-    def prior_config(self, domain: str) -> dict[str, Any]:
-        """The section ``prior`` as it holds for one domain."""
+    def kind(self, domain: str) -> PriorKind:
+        """What the prior of a domain is conditioned on, as the configuration has it now."""
+        return "csv" if prior_section(self.run.config, domain).get("csv") else "text"
+
+    def prior_folder(self, domain: str, kind: PriorKind) -> Path:
+        """Where the prior of that kind lies, whatever the configuration says now."""
+        return self.run.output / f"{'numbers' if kind == 'csv' else 'prior'}-{domain}"
+
+    def prior_config(self, domain: str, kind: PriorKind | None = None) -> dict[str, Any]:
+        """The section ``prior`` as it holds for one domain, with widths of vectors and conditions.
+
+        Parameters
+        ----------
+        kind
+            By default what the configuration says.
+        """
+        if (kind or self.kind(domain)) == "csv":
+            condition = self.columns(domain).width
+        elif self.encoder_name(domain) is None:
+            condition = int(self.run.config["text"]["width"])
+        else:
+            condition = self.text_encoder(domain).width
         width = int(self.card(domain).parts["encoder"]["width"])
-        condition = int(self.run.config["text"]["width"])
-        section = self.run.config["prior"]
-        return {
-            **section, **section.get("domains", {}).get(domain, {}),
-            "width": width, "condition": condition,
-        }  # fmt: skip
+        return {**prior_section(self.run.config, domain), "width": width, "condition": condition}
+
+    def columns(self, domain: str) -> Columns:
+        """Of a prior of numbers: those it was begun with, else those of the table."""
+        folder = self.prior_folder(domain, "csv")
+        if stage_files(folder):
+            return Columns.from_list(kept_condition(folder)["columns"])
+        return self.numbers(domain).columns
+
+    def numbers(self, domain: str) -> ImageNumbers:
+        """The table of a domain, matched with its images.
+
+        Raises
+        ------
+        InputError
+            If it cannot be used.
+        """
+        images = self.run.images
+        path = images.paths[0] / str(prior_section(self.run.config, domain)["csv"])
+        train, held = (
+            [s.name for entry in images.sources(domain, "pixels", part) for s in entry]
+            for part in ("train", "validation")
+        )
+        return read_numbers(path, train, held, self.run.log)
+
+    def condition(self, domain: str) -> dict[str, Any]:
+        """What a prior is to be conditioned on, as its card says it."""
+        if self.kind(domain) == "csv":
+            return {"kind": "csv", "columns": self.numbers(domain).columns.to_list()}
+        name = self.encoder_name(domain)
+        if name is None:
+            return {"kind": "text"}
+        return {"kind": "text", "encoder": name, "sha256": self.text_encoder(domain).digest}
 
     def meanings(self, domain: str, part: str = "train", runtime: Runtime | None = None) -> m.Areas:
         """Fields, facts and small pictures of a domain's images, kept in the output folder."""
@@ -96,6 +160,7 @@ class Worded:
                 [config[k] for k in ("seed", "versions")]
                 + [section[k] for k in ("resolution", "unit", "augment", "pixels")]
             ),
+            "layout": "with sources",
             **self.run.image_origin(domain, part),
         }
         if path.is_file() and note_of(path).is_file() and not changed(path, origin):
@@ -135,8 +200,8 @@ class Worded:
         }
         return {k: pair for k, pair in pairs.items() if len(pair[0])}
 
-    def encoder(self) -> tuple[Any, text_room.Words]:
-        """The trained text encoder and its words.
+    def trained(self) -> tuple[Any, text_room.Words]:
+        """The text encoder that ``train text`` made, and its words.
 
         Raises
         ------
@@ -147,9 +212,27 @@ class Worded:
         if not stage_files(folder):
             raise InputError(
                 f"prior needs {folder}, which holds no trained network: run `napari-ssldiff train "
-                f"text DATA -o {self.run.output}` first"
+                f"text DATA -o {self.run.output}` first, or name another text encoder by "
+                "--text-encoder"
             )
         return text_room.result(self.subjects, self.run.config["text"], folder)
+
+    def encoder_name(self, domain: str) -> str | None:
+        """The open_clip model that a prior of words is trained with; ``None``: our own."""
+        return prior_section(self.run.config, domain).get("text_encoder")
+
+    def text_encoder(self, domain: str) -> TextEncoder:
+        """The text encoder of a prior of words.
+
+        Raises
+        ------
+        InputError, ModelError
+            If it was not trained, or cannot be loaded.
+        """
+        name = self.encoder_name(domain)
+        if name is not None:
+            return _loaded(name)
+        return text_room.encoder_of(*self.trained(), self.run.config["text"])
 
     def start(
         self,
@@ -176,34 +259,41 @@ class Worded:
             )  # fmt: skip
             return
         assert domain is not None
-        model, words = self.encoder()
-        config, subject = self.prior_config(domain), self.subject(domain)
+        config = self.prior_config(domain)
         if rehearsal:
-            found, captions = self._noise()[subject]
-            apart = None
+            found, apart = self._noise()[self.subject(domain)][0], None
         else:
-            found, captions = (
-                self.meanings(domain, "train", runtime),
-                self.captions(domain, runtime),
-            )
+            found = self.meanings(domain, "train", runtime)
             apart = self.meanings(domain, "validation", runtime)
-        model = model.to(runtime.resolve().device)
-        conditioner = prior_room.Conditioner(
-            model, words, captions, float(config["said"]), float(config["noise"])
-        )
+        conditioner = self._conditioning(domain, runtime, rehearsal)
+        keep_condition(folder, self.condition(domain))
         yield from prior_room.train(
             found, conditioner, config, plan, folder, runtime=runtime, validation=apart
+        )
+
+    def _conditioning(
+        self, domain: str, runtime: Runtime, rehearsal: bool
+    ) -> prior_room.Conditioning:
+        if self.kind(domain) == "csv":
+            return self.numbers(domain)
+        config, encoder = prior_section(self.run.config, domain), self.text_encoder(domain)
+        encoder.model.to(runtime.resolve().device)
+        noise = self._noise()[self.subject(domain)][1] if rehearsal else None
+        captions = noise or self.captions(domain, runtime)
+        return prior_room.Conditioner(
+            encoder, captions, float(config["said"]), float(config["noise"])
         )
 
     def _noise(self) -> dict[str, tuple[m.Areas, Captions]]:
         """A corpus of the right shapes and no content."""
         rng, made = np.random.default_rng(0), {}
         for domain in self.run.domains:
-            subject, side = self.subject(domain), 2 * int(self.prior_config(domain)["window"])
+            window = int(prior_section(self.run.config, domain)["window"])
+            subject, side = self.subject(domain), 2 * window
             width = int(self.card(domain).parts["encoder"]["width"])
             vectors = rng.normal(size=(side, side, width)).astype(np.float32)
             facts = rng.random((side, side, len(fact_names(subject)))).astype(np.float32)
-            edge = side * m.THUMB
+            edge = side * THUMB
             picture = rng.integers(0, 256, (edge, edge, 3), np.uint8)
             found = m.Areas([m.Meaning(vectors, facts, picture)])
             made[subject] = (found, m.captions_of(subject, found, side // 2, 64))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import PixelSize, Scene
+from napari_ssldiff.text.columns import Column
 from napari_ssldiff.viewer.native import load_triton_apart
 from napari_ssldiff.viewer.session import Parameters
 
@@ -58,6 +60,25 @@ class Card(Protocol):
     def description(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What the fields of a model can be asked for, beside being those of a region.
+
+    Parameters
+    ----------
+    words
+        Whether there is a prior of words, and so of pictures.
+    classes
+        That it knows.
+    columns
+        Of a prior of numbers.
+    """
+
+    words: bool = False
+    classes: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+
+
 class Cancel(Protocol):
     """A token that stops or holds the engine within one network call."""
 
@@ -67,11 +88,12 @@ class Cancel(Protocol):
 
 
 class Backend(Protocol):
-    """Models and synthesis. ``models`` and ``choose`` are called on the main thread and must be
-    quick; all else is called on the worker's."""
+    """Models and synthesis. ``models``, ``choose`` and ``choices`` are called on the main thread
+    and must be quick; all else is called on the worker's."""
 
     def models(self) -> Sequence[Card]: ...
     def choose(self, scene: Scene) -> Card: ...
+    def choices(self, model_id: str) -> Choices: ...
     def devices(self) -> tuple[str, ...]: ...
     def new_cancel(self) -> Cancel: ...
     def load(self, model_id: str, device: str) -> Any: ...
@@ -127,7 +149,7 @@ class EngineBackend:
     """This package's own engine, in this process."""
 
     def __init__(self) -> None:
-        self._words: dict[tuple[str, str], Words] = {}
+        self._words: dict[tuple[str, str, str], Words] = {}
 
     def models(self) -> Sequence[Card]:
         """Cards of all models at hand; loads no torch."""
@@ -142,6 +164,23 @@ class EngineBackend:
 
         card: Card = choose_model(scene)
         return card
+
+    def choices(self, model_id: str) -> Choices:
+        """What the model's priors take; loads no torch."""
+        from napari_ssldiff.models.priors import list_priors
+        from napari_ssldiff.text.captions import classes
+
+        card: Any = next((card for card in self.models() if card.id == model_id), None)
+        if card is None:
+            return Choices()
+        own = [p for p in list_priors(card.folder) if p.encoder == card.encoder_id()]
+        worded = next((p for p in own if p.kind == "text"), None)
+        numbered = next((p.columns for p in own if p.columns is not None), None)
+        return Choices(
+            worded is not None,
+            () if worded is None else tuple(classes(worded.domain)),
+            () if numbered is None else numbered.columns,
+        )
 
     def devices(self) -> tuple[str, ...]:
         """Devices that torch can use here; ``"cpu"`` is always one."""
@@ -184,10 +223,11 @@ class EngineBackend:
         from napari_ssldiff.models.priors import load_words, prior_for
         from napari_ssldiff.synthesis.prepare import imagine_region
 
-        spec = bundle.encoder.spec
-        key = spec.id, str(bundle.device)
+        spec, needs = bundle.encoder.spec, prompt.root.needs
+        key = spec.id, needs, str(bundle.device)
         if key not in self._words:
-            self._words[key] = load_words(prior_for(spec.id), str(bundle.device))
+            card = prior_for(spec.id, needs, bundle.card.folder)
+            self._words[key] = load_words(card, str(bundle.device))
         pixels = _pixels(scene, bundle, parameters)
         made: Imagined = imagine_region(
             scene, region, bundle, self._words[key], prompt, grid="source", grow=pixels["grow"],

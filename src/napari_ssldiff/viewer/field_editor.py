@@ -38,6 +38,7 @@ from napari_ssldiff.viewer.overlay import PAINTING_KEY
 from napari_ssldiff.viewer.session import Parameters, Severity
 from napari_ssldiff.viewer.shown import Shown
 from napari_ssldiff.viewer.told import told
+from napari_ssldiff.viewer.wording import prompt_of
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -133,16 +134,11 @@ class FieldEditor:
 
     @told
     def describe(self) -> None:
-        """Queue a kind of cell that the session's prompt describes."""
-        from napari_ssldiff.synthesis.imagine import Prompt
-
+        """Queue a kind of cell that is as the session's prompt asks for."""
         self._field()
         opened, session = self.opened, self._bench.session
         assert opened is not None
-        words, how = session.wording, session.parameters
-        if not words.prompt.strip():
-            raise InputError("the prompt is empty: say under Words what shall be painted")
-        prompt = Prompt(words.prompt, words.negative, seed=how.seed, guidance=words.guidance)
+        prompt, how = prompt_of(session), session.parameters
         # A patch of cells: the prior makes neighbours that agree.
         box = opened.region.bounds
         side = [round(PATCH * c) for c in opened.field.cell]

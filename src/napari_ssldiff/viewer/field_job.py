@@ -154,11 +154,12 @@ class WordsJob:
         )  # fmt: skip
         post(
             KindFound(
-                self.id, Kind(average(imagined.field), self.prompt.text, imagined.field.encoder)
+                self.id,
+                Kind(average(imagined.field), self.prompt.root.told, imagined.field.encoder),
             )
         )
         told = "".join(f" {note[:1].upper()}{note[1:]}." for note in imagined.notes)
-        return f"{self.prompt.text!r} can be painted now.{told}"
+        return f"{self.prompt.root.told!r} can be painted now.{told}"
 
 
 def picture_of(scene: Scene, made: EmbeddingField, row: int, column: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from psygnal import SignalGroupDescriptor
 
 from napari_ssldiff.scenes.lengths import Length
+from napari_ssldiff.text.conditions import Condition
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,15 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Wording:
-    """What is to be seen, in words, as in :class:`napari_ssldiff.synthesis.imagine.Prompt`."""
+    """What is to be seen, as in :class:`napari_ssldiff.synthesis.imagine.Prompt`.
+
+    ``condition`` takes the place of the prompt.
+    """
 
     prompt: str = ""
     negative: str = ""
     guidance: float | None = None
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where words are synthesised: regions, a whole scene, or a new canvas; and with which prompts."""
+"""Where prompts are synthesised: regions, a whole scene, or a new canvas; and with which."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from napari_ssldiff.scenes.blank import blank_scene
 from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import PixelSize, Scene
 from napari_ssldiff.synthesis.imagine import Prompt, RegionPrompt
+from napari_ssldiff.text.conditions import Pictures, Reference
 from napari_ssldiff.viewer.reader import layer_data
 from napari_ssldiff.viewer.session import Session
 
@@ -50,6 +51,38 @@ def new_canvas(card: Card, width: Length, height: Length) -> Image:
     return Image(levels, **attributes)
 
 
+def references(regions: RegionBook, scene: Scene | None) -> Pictures:
+    """The chosen regions of a scene, as what a field shall be like.
+
+    Raises
+    ------
+    InputError
+        If there is none, or a chosen one is of no use.
+    """
+    if scene is None:
+        raise InputError("there is no scene to take regions of: open an image first")
+    return Pictures(tuple(Reference(scene, region) for region in regions.chosen()))
+
+
+def prompt_of(session: Session, text: str = "", parts: Sequence[RegionPrompt] = ()) -> Prompt:
+    """A prompt of the session's: its words or another condition, or ``text`` in their place.
+
+    Raises
+    ------
+    InputError
+        If there is neither.
+    """
+    words = session.wording
+    condition = None if text else words.condition
+    text = text or (words.prompt if condition is None else "")
+    if condition is None and not text.strip():
+        raise InputError("the prompt is empty: describe what the image shall show")
+    return Prompt(
+        text, words.negative, tuple(parts), seed=session.parameters.seed, guidance=words.guidance,
+        condition=condition,
+    )  # fmt: skip
+
+
 def prompts_for(
     target: Target, session: Session, regions: RegionBook, scene: Scene
 ) -> list[tuple[Region, Prompt]]:
@@ -63,16 +96,9 @@ def prompts_for(
     InputError
         If there is no prompt, or no region where regions are to be filled.
     """
-    words, seed = session.wording, session.parameters.seed
-
-    def prompt(text: str, parts: Sequence[RegionPrompt] = ()) -> Prompt:
-        if not text.strip():
-            raise InputError("the prompt is empty: describe what the image shall show")
-        return Prompt(text, words.negative, tuple(parts), seed=seed, guidance=words.guidance)
-
     own = [(row.region, row.prompt) for row in regions.rows() if row.region is not None]
     if target == "regions":
         by_region = {region.vertices: text for region, text in own}
-        return [(r, prompt(by_region[r.vertices] or words.prompt)) for r in regions.chosen()]
+        return [(r, prompt_of(session, by_region[r.vertices])) for r in regions.chosen()]
     parts = [RegionPrompt(region, text) for region, text in own if text]
-    return [(Region.from_box(scene.box), prompt(words.prompt, parts))]
+    return [(Region.from_box(scene.box), prompt_of(session, parts=parts))]

@@ -18,9 +18,10 @@ from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer import messages as m
 from napari_ssldiff.viewer.backend import Backend, Card, Content, EngineBackend
-from napari_ssldiff.viewer.endless import EndlessView, carried, slide_of
+from napari_ssldiff.viewer.endless import EndlessView, slide_of
+from napari_ssldiff.viewer.exporting import export_job
 from napari_ssldiff.viewer.field_job import OpenFieldJob
-from napari_ssldiff.viewer.jobs import ExportJob, GenerateJob, OpenSlideJob
+from napari_ssldiff.viewer.jobs import GenerateJob, OpenSlideJob
 from napari_ssldiff.viewer.layer_scene import is_source, scene_of
 from napari_ssldiff.viewer.overlay import OverlayController
 from napari_ssldiff.viewer.reader import layer_data
@@ -58,6 +59,7 @@ class Workbench:
         Asks the user a yes-or-no question; without it, no.
     """
 
+    models_changed = Signal()
     scenes_changed = Signal()
     scene_changed = Signal()
     heard = Signal(object)  # the worker's messages
@@ -97,6 +99,15 @@ class Workbench:
     def card(self, model_id: str) -> Card | None:
         """The card of a model."""
         return next((card for card in self.cards if card.id == model_id), None)
+
+    @told
+    def refresh_models(self) -> None:
+        """Look again which models there are; one that is gone is no longer chosen."""
+        self._load_cards()
+        if self.card(self.session.model_id) is None:
+            at_hand = self.scene is not None and bool(self.cards)
+            self.session.model_id = self.backend.choose(self.scene).id if at_hand else ""  # type: ignore[arg-type]
+        self.models_changed.emit()
 
     @told
     def choose_source(self, layer: Image | None) -> None:
@@ -223,25 +234,12 @@ class Workbench:
     ) -> None:
         """Queue an export of the chosen regions' bounds, or of the whole scene."""
         scene, source = self._chosen_scene()
+        overlay = self._overlays.get(source)
         box = scene.box
         if extent == "region":
             bounds = [region.bounds for region in self.regions.chosen()]
             box = functools.reduce(lambda a, b: a.union(b), bounds).intersect(scene.box)
-        target = check_output(path)
-        overlay = self._overlays.get(source)
-        painted = overlay is not None and not overlay.empty
-        slide = slide_of(source)
-        if slide is not None:
-            guard_size(Region.from_box(box), "exported", self.confirm)
-        job = ExportJob(
-            scene=scene,
-            box=box,
-            store=overlay.store if overlay is not None and painted else None,
-            path=target,
-            version=version,
-            provenance=carried(slide, overlay.provenance if overlay and painted else None),
-            slide=slide,
-        )
+        job = export_job(scene, source, box, overlay, check_output(path), version, self.confirm)
         self.submit(job, overlay)
 
     def cancel(self) -> None:

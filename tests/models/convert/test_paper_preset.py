@@ -150,7 +150,7 @@ def card(small_card: Callable[[str], ModelCard]) -> ModelCard:
 def model(card: ModelCard, tensors: dict[str, torch.Tensor]) -> Denoiser:
     spec, made = model_spec(card), convert(tensors, card).parts
     modules = {
-        "autoencoder": parts.autoencoder(card.parts["autoencoder"], spec),
+        "autoencoder": parts.autoencoder(card.parts["autoencoder"]),
         "denoiser": parts.network(card.parts["denoiser"]),
         "conditioning": parts.projection(card.parts["conditioning"], spec),
     }

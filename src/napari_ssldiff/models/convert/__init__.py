@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models.convert.encoders import ENCODER
 from napari_ssldiff.models.convert.folder import DIFFUSERS
 from napari_ssldiff.models.convert.layout import Converted, Layout, check_parts
 from napari_ssldiff.models.convert.ldm import LRDM
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUTS", "Converted", "Layout", "convert", "layout_of"]
 
 #: All that is known, asked in this order.
-LAYOUTS: tuple[Layout, ...] = (LRDM, ZOOMLDM, PIXCELL_DIFFUSERS, PIXART_ORIGINAL, DIFFUSERS)
+LAYOUTS: tuple[Layout, ...] = (
+    LRDM, ZOOMLDM, PIXCELL_DIFFUSERS, PIXART_ORIGINAL, DIFFUSERS, ENCODER,
+)  # fmt: skip
 
 
 def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_ssldiff.errors import ModelError, OutputError
+from napari_ssldiff.errors import ModelError, SSLDiffError
 from napari_ssldiff.models.foreign.layout import Layout, lay_out
 from napari_ssldiff.models.foreign.tensors import MappedTensors, nothing
 from napari_ssldiff.models.foreign.unpack import unpack
@@ -112,7 +112,7 @@ def read_checkpoint(
                 ready.append(file)
             mapped[f"{component}." if component else ""] = tuple(ready)
         changed = [file for file, stamp in before.items() if _stamp(file) != stamp]
-    except OutputError:  # of the scratch folder; it is an OSError, too
+    except SSLDiffError:
         raise
     except OSError as fault:
         where = fault.filename or path

@@ -59,6 +59,7 @@ def download_size(entry: Entry) -> int | None:
         sizes = [file.get("size") for file in source.get("files") or []]
         if sizes and all(sizes):
             return sum(sizes)
+        break
     installed_bytes = (entry.data.get("sizes") or {}).get("installed_bytes")
     return int(installed_bytes) if installed_bytes else None
 
@@ -112,6 +113,12 @@ def consent(entry: Entry, size: int | None = None) -> list[str]:
     return lines
 
 
+def card_of_row(row: Row) -> Entry | None:
+    """The card of a row; ``None`` where it is broken."""
+    good = [*entries_in(BUNDLED), *installed()[0], *catalogue().values()]
+    return next((entry for entry in good if entry.id == row.id), None)
+
+
 def lacking(entry: Entry) -> list[str]:
     """Components that an installed model names and that are not installed, with the way to each."""
     from napari_ssldiff.models.resolve import cards_of
@@ -128,7 +135,7 @@ def explain(entry: Entry, state: str) -> list[str]:
     data = entry.data
     lines = [f"{entry.id}: {data['name']}", str(data["description"]), f"state: {state}"]
     lines += consent(entry)[1:]
-    for text in data.get("citation") and _list(data["citation"]) or ():
+    for text in (data.get("citation") and _list(data["citation"])) or ():
         lines.append(f"cite: {' '.join(text.split())}")
     if entry.kind == "model":
         unit = {"micrometer": "µm", "meter": "m"}.get(str(data["unit"]), data["unit"])
@@ -150,13 +157,12 @@ def explain(entry: Entry, state: str) -> list[str]:
         lines.append(f"source: {_source(source)}")
     if imported := data.get("imported"):
         known = "known to the card" if imported["hash_known"] else "NOT known to the card"
-        lines.append(
-            f"imported: {imported['file']} on {imported['date']}, sha256 {imported['sha256']} ({known})"
-        )
+        lines.append(f"imported: {imported['file']} on {imported['date']}")
+        lines.append(f"sha256: {imported['sha256']} ({known})")
     for key in ("data", "published", "limits", "intended_use", "homepage"):
         for text in _list(data.get(key)):
             lines.append(f"{key.replace('_', ' ')}: {' '.join(str(text).split())}")
-    for key, word in (("verified", "verified"), ("open_questions", "open")):
+    for key, word in (("verified", "checked"), ("open_questions", "open")):
         for text in _list(data.get(key)):
             lines.append(f"{word}: {' '.join(str(text).split())}")
     return lines

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.entries import Entry, catalogue, newest
-from napari_ssldiff.models.store.facts import consent, licence_of
-from napari_ssldiff.models.store.hub import fetch_source
+from napari_ssldiff.models.store.facts import download_size, licence_of
+from napari_ssldiff.models.store.hub import fetch_source, source_size
 from napari_ssldiff.models.store.work import QUIET, Work
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 
 
@@ -74,7 +77,8 @@ def fetch(
             f"{entry.id} is under the licence {licence['name']!r}, which has to be accepted first: "
             f"read 'napari-ssldiff models show {entry.id}', then fetch with --accept-licence{gate}"
         )
-    pinned = source.get("revision")
+    pinned = str(source.get("revision") or "")
+    pinned = pinned if _COMMIT.fullmatch(pinned) else ""  # branches and tags move
     if pinned and (here := newest(f"{entry.id}@{pinned[:12]}", entry.kind)):
         return here
     got = fetch_source(source, work)
@@ -84,7 +88,7 @@ def fetch(
         entry.id,
         what_to_read(got.folder, source),
         trust_unknown=trust_unknown,
-        origin={"repo": source["repo"], "revision": got.commit, "pinned": pinned == got.commit},
+        origin={"repo": source["repo"], "revision": got.commit, "pinned": bool(pinned)},
         work=work,
     )
     shutil.rmtree(got.folder, ignore_errors=True)
@@ -125,6 +129,17 @@ def what_to_read(folder: Path, source: Mapping[str, Any]) -> Path:
     return folder
 
 
-def question(entry: Entry) -> str:
-    """What a person is asked before a download."""
-    return "\n".join([*consent(entry), "Accept and download?"])
+def size_of(entry: Entry) -> int | None:
+    """Bytes of a download: as the card says, else as the hub does; ``None`` where neither can.
+
+    Raises
+    ------
+    ModelError
+        If no program can fetch it.
+    """
+    source = _fetchable(entry)
+    size = download_size(entry)
+    if size is None:
+        with suppress(ModelError):  # no network, or gated: the download itself says so
+            size = source_size(source)
+    return size

@@ -103,6 +103,19 @@ def fetch_source(source: Mapping[str, Any], work: Work = QUIET) -> Fetched:
     return Fetched(folder, commit)
 
 
+def source_size(source: Mapping[str, Any]) -> int:
+    """Bytes of a source's files, as the hub has them.
+
+    Raises
+    ------
+    ModelError
+        If the hub cannot be reached, or does not let one in.
+    """
+    names = [str(file["name"]) for file in source["files"]]
+    _, remotes = _look_up(str(source["repo"]), names, source.get("revision") or "main")
+    return sum(remote.size for remote in remotes)
+
+
 def _have(target: Path, remote: Remote) -> int:
     for path in (target, _partial(target)):
         if path.is_file():
@@ -156,7 +169,7 @@ def _look_up(repo: str, names: list[str], revision: str) -> tuple[str, list[Remo
 
 
 def _told(error: Exception, repo: str, name: str, revision: str) -> ModelError:
-    """The hub's error in one line, with the way out. Libraries of several ages raise several kinds."""
+    """The hub's error in one line, with the way out."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -187,7 +200,7 @@ def _told(error: Exception, repo: str, name: str, revision: str) -> ModelError:
         return ModelError(f"{page} answers with {status}: try again later")
     said = " ".join(str(error).split())[:120]
     return ModelError(
-        f"cannot reach {constants.ENDPOINT} ({type(error).__name__}: {said}): check the network, or "
+        f"cannot reach {constants.ENDPOINT} ({type(error).__name__}: {said}): check the network, "
         "name a mirror with HF_ENDPOINT, or import files that you have"
     )
 
@@ -239,8 +252,8 @@ def _download(remote: Remote, part: Path, repo: str, done: int, total: int, work
                     work.progress("fetching", done + have, total)
     except requests.RequestException as error:
         raise ModelError(
-            f"{repo}/{remote.name} broke off ({type(error).__name__}): fetch again, it goes on from "
-            f"{in_words(have)} of {in_words(remote.size)}"
+            f"{repo}/{remote.name} broke off ({type(error).__name__}): fetch again, it goes on "
+            f"from {in_words(have)} of {in_words(remote.size)}"
         ) from None
     if have != remote.size:
         raise ModelError(

@@ -1,8 +1,9 @@
-"""From somebody's checkpoint to an installed model: read, converted, checked, put in place whole."""
+"""From somebody's checkpoint to an installed model: read, converted, checked, put in place."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.entries import Entry, newest, read_entry
+from napari_ssldiff.models.store.component import card_for, own_parts
 from napari_ssldiff.models.store.fetch import known
 from napari_ssldiff.models.store.places import aside, in_words, install, models_dir, need
 from napari_ssldiff.models.store.work import QUIET, Work
@@ -69,6 +71,8 @@ def import_model(
     entry = read_entry(card) if card else known(model) if model else None
     if not path.exists():
         raise ModelError(f"{path} does not exist: name the file or folder to import")
+    if entry is not None:
+        card_for(entry)  # refused before minutes of reading
     need(models_dir(), 2.2 * _size(path), f"the import of {path.name}")
     with aside() as folder:
         work.progress("reading", 0, 1)
@@ -102,6 +106,8 @@ def import_model(
         }
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
         (made / "card.yaml").write_text(text, encoding="utf-8")
+        for file in made.rglob("*.safetensors"):  # made for our eyes only by a library
+            shutil.copymode(made / "card.yaml", file)
         read_entry(made / "card.yaml")  # what is installed is valid
         work.check()
         place = install(made, name)
@@ -142,9 +148,9 @@ def _guessed(checkpoint: Checkpoint) -> Entry:
 def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, dict[str, Tensors]]:
     """The layout's name, and the state dicts of the card's own parts, checked."""
     from napari_ssldiff.models.convert import convert, layout_of
+    from napari_ssldiff.models.convert.encoders import convert_encoder, layout_name
     from napari_ssldiff.models.convert.folder import check_configs
     from napari_ssldiff.models.foreign import check_finite
-    from napari_ssldiff.models.store.component import card_for, own_parts
     from napari_ssldiff.models.store.nearest import nearest
 
     card, wanted = card_for(entry), own_parts(entry)
@@ -154,6 +160,10 @@ def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, d
         return "transformers", {"encoder": checkpoint.tensors}
     work.progress("converting", 0, 3)
     try:
+        if wanted == ["encoder"]:  # the card says what it is, whatever its names look like
+            found = dict(convert_encoder(checkpoint.tensors, card.parts["encoder"]).parts)
+            check_finite(found["encoder"], check=work.check)
+            return layout_name(checkpoint.tensors), found
         layout = layout_of(checkpoint.tensors).name
         check_configs(checkpoint.configs, card, wanted)
         found = dict(convert(checkpoint.tensors, card).parts)

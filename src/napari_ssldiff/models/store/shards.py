@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from napari_ssldiff.models.store.places import room
@@ -51,9 +52,7 @@ def write(
         with room(folder, f"{path.name} is written"):
             try:
                 save_file(own, path, metadata={"format": "pt"})
-            except OSError:
-                raise
-            except Exception as error:  # the library's own error for the system's
+            except SafetensorError as error:  # the library's own word for the system's errors
                 raise OSError(str(error)) from None
         yield path.relative_to(folder).as_posix(), digest(path, work)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def known_hashes(entry: Entry) -> Iterator[tuple[str, str]]:
-    """File names and hashes that a card knows: of files, and of folders as the reader counts them."""
+    """File names and hashes that a card knows: of files, and of folders as they are read."""
     for source in entry.data.get("sources") or []:
         files = source.get("files") or []
         for file in files:

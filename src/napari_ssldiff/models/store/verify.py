@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.entries import Entry, entries_in, installed, read_entry
 from napari_ssldiff.models.registry import BUNDLED
 from napari_ssldiff.models.store.work import QUIET, Work
@@ -78,17 +79,15 @@ def _problems(entry: Entry, work: Work) -> Iterator[str]:
         work.progress(f"{entry.id}: {part}", 1, 1)
 
 
-def _check_part(entry: Entry, card: object, part: str, work: Work) -> None:
+def _check_part(entry: Entry, card: ModelCard, part: str, work: Work) -> None:
     import torch
 
-    from napari_ssldiff.models import parts
-    from napari_ssldiff.models.card import ModelCard
     from napari_ssldiff.models.convert.layout import check_fit
     from napari_ssldiff.models.foreign import check_finite
     from napari_ssldiff.models.foreign.tensors import MappedTensors
-    from napari_ssldiff.models.load import load_encoder, model_spec
+    from napari_ssldiff.models.load import load_encoder
+    from napari_ssldiff.models.store.modules import module_of
 
-    assert isinstance(card, ModelCard)
     own = card.parts[part]
     files = [entry.folder / name for name in own["weights"] if name.endswith(".safetensors")]
     if not files:
@@ -98,11 +97,4 @@ def _check_part(entry: Entry, card: object, part: str, work: Work) -> None:
     if part == "encoder":
         load_encoder(card, torch.device("cpu"))  # its width, and what it answers to pictures
         return
-    with torch.device("meta"):
-        if part == "autoencoder":
-            module: torch.nn.Module = parts.autoencoder(own)
-        elif part == "denoiser":
-            module = parts.network(own)
-        else:
-            module = parts.projection(own, model_spec(card))
-    check_fit(module, tensors, f"the {part} of {entry.id}")
+    check_fit(module_of(card, part), tensors, f"the {part} of {entry.id}")

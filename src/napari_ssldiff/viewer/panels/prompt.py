@@ -1,4 +1,4 @@
-"""Words: what the image shall show, where, and a button that makes it."""
+"""What the image shall show, in words or otherwise, where, and a button that makes it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_ssldiff.errors import InputError
+from napari_ssldiff.errors import InputError, SSLDiffError
 from napari_ssldiff.scenes.lengths import parse_length
+from napari_ssldiff.viewer.panels.condition import ConditionBox
 from napari_ssldiff.viewer.panels.layout import button, form, group, row
 from napari_ssldiff.viewer.workbench import Workbench
 
@@ -26,16 +27,13 @@ _TARGETS = (
 
 
 class PromptPanel(QWidget):
-    """Prompt, what to avoid, where and how large, over a :class:`Workbench`."""
+    """What to show, what to avoid, where and how large, over a :class:`Workbench`."""
 
     def __init__(self, bench: Workbench) -> None:
         super().__init__()
         self._bench = bench
-        self.prompt = QLineEdit()
-        self.prompt.setObjectName("prompt")
-        self.prompt.setPlaceholderText("dense nuclei beside pink fibrous stroma")
-        self.prompt.setToolTip("A description in English; 'beside', 'around', 'above' place things")
-        self.prompt.setClearButtonEnabled(True)
+        self.condition = ConditionBox(bench)
+        self.prompt = self.condition.prompt
         self.negative = QLineEdit()
         self.negative.setObjectName("negative")
         self.negative.setPlaceholderText("nothing to avoid")
@@ -45,7 +43,7 @@ class PromptPanel(QWidget):
         self.guidance.setRange(0, 100)
         self.guidance.setSingleStep(0.5)
         self.guidance.setSpecialValueText("the prior's")  # what 0 is shown as
-        self.guidance.setToolTip("How strictly the embeddings follow the words (1: off)")
+        self.guidance.setToolTip("How strictly the embeddings follow what is asked for (1: off)")
         self.target = QComboBox()
         self.target.setObjectName("words_target")
         for i, (text, value, tip) in enumerate(_TARGETS):
@@ -57,12 +55,12 @@ class PromptPanel(QWidget):
             "Width x height of a new canvas: pixels, or 500um x 300um, 1000m x 500m"
         )
         self.go = button(
-            "Synthesise", "Make what the words say; the overlay forms live", self._go, "synthesise"
+            "Synthesise", "Make what is asked for; the overlay forms live", self._go, "synthesise"
         )
 
         box, inside = group("Words")
         rows = form()
-        row(rows, "Prompt", self.prompt)
+        row(rows, "Show", self.condition)
         row(rows, "Avoid", self.negative)
         row(rows, "Guidance", self.guidance)
         row(rows, "Where", self.target)
@@ -75,26 +73,50 @@ class PromptPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(box)
 
-        self.prompt.textChanged.connect(self.write)
+        self.condition.changed.connect(self.write)
         self.negative.textChanged.connect(self.write)
         self.guidance.valueChanged.connect(self.write)
         self.prompt.returnPressed.connect(self._go)
         self.target.currentIndexChanged.connect(self._on_target)
         self._on_target()
+        bench.session.events.model_id.connect(self.offer)
+        self.offer()
+
+    def offer(self) -> None:
+        """Offer what the session's model can be asked for."""
+        bench = self._bench
+        if not bench.card(bench.session.model_id):
+            return
+        try:
+            self.condition.offer(bench.backend.choices(bench.session.model_id))
+        except SSLDiffError as error:
+            bench.say(str(error), "error")
 
     def write(self) -> None:
-        """Put what is shown into the session."""
+        """Put what is shown into the session, as far as it can be used."""
+        try:
+            condition = self.condition.condition
+        except InputError:
+            condition = None  # told when it is asked for
+        numbers = self.condition.kind.currentData() == "numbers"
+        self.negative.setEnabled(not numbers)
         self._bench.session.wording = replace(
             self._bench.session.wording,
             prompt=self.prompt.text(),
-            negative=self.negative.text(),
+            negative="" if numbers else self.negative.text(),
             guidance=self.guidance.value() or None,
+            condition=condition,
         )
 
     def _on_target(self) -> None:
         self.size.setEnabled(self.target.currentData() == "canvas")
 
     def _go(self) -> None:
+        try:
+            _ = self.condition.condition
+        except InputError as error:
+            self._bench.say(str(error), "error")
+            return
         target = self.target.currentData()
         if target != "canvas":
             self._bench.synthesise(target)

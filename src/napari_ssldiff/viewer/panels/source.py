@@ -6,6 +6,7 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSpinBox, QVBoxLayout
 
 from napari_ssldiff.scenes.extend import STEP
 from napari_ssldiff.viewer.backend import Card
+from napari_ssldiff.viewer.models_dialog import ModelsDialog
 from napari_ssldiff.viewer.panels.layout import button, form, group, narrow, row
 from napari_ssldiff.viewer.workbench import Workbench
 
@@ -53,7 +54,16 @@ class SourcePanel(QWidget):
         line.addWidget(self.margin, 1)
         line.addWidget(self.extend, 1)
         row(rows, "Edge", beyond)
-        row(rows, "Model", self.model)
+        self.manage = button(
+            "Models…", "Fetch, import, check and remove models", self.show_models, "models"
+        )
+        self.dialog: ModelsDialog | None = None
+        choice = QWidget()
+        line = QHBoxLayout(choice)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(self.model, 1)
+        line.addWidget(self.manage)
+        row(rows, "Model", choice)
         row(rows, "", self.facts)
         row(rows, "Device", self.device)
         inside.addLayout(rows)
@@ -61,17 +71,16 @@ class SourcePanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(box)
 
-        for card in bench.cards:
-            self.model.addItem(card.name, card.id)
         for device in DEVICES:
             self.device.addItem(device, device)
         self.show_scenes()
-        self.show_model()
+        self.show_cards()
         self.scene.activated.connect(self._on_scene)
         self.model.activated.connect(self._on_model)
         self.device.activated.connect(self._on_device)
         bench.scenes_changed.connect(self.show_scenes)
         bench.scene_changed.connect(self.show_scenes)
+        bench.models_changed.connect(self.show_cards)
         bench.session.events.model_id.connect(self.show_model)
         bench.session.events.devices.connect(self.show_devices)
 
@@ -86,6 +95,21 @@ class SourcePanel(QWidget):
         self.scene.setEnabled(bool(layers))
         if self._bench.source in layers:
             self.scene.setCurrentIndex(layers.index(self._bench.source))
+
+    def show_cards(self) -> None:
+        """List the models, the chosen one current."""
+        self.model.clear()
+        for card in self._bench.cards:
+            self.model.addItem(card.name, card.id)
+        self.show_model()
+
+    def show_models(self) -> None:
+        """Open the dialog of models, or bring it to the front."""
+        if self.dialog is None:
+            self.dialog = ModelsDialog(self)
+            self.dialog.changed.connect(self._bench.refresh_models)
+        self.dialog.show()
+        self.dialog.raise_()
 
     def show_model(self) -> None:
         """Make the session's model the current one and say what it is."""

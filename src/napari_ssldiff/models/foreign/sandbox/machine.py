@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from .records import KNOWN, Dict, Global, Placeholder, Refused, called
 
 #: Opcodes of one pickle; a U-Net with its optimiser has some 10⁵.
-MOST_OPCODES = 4_000_000
+MOST_OPCODES = 1_000_000
 
 #: Those that push what they carry.
 _VALUES = frozenset(

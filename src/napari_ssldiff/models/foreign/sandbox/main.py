@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import sys
 import zipfile
@@ -114,5 +115,6 @@ def main() -> None:
     # Codecs are imported when first used: before the limits, not after.
     for name in ("cp437", "latin-1", "raw-unicode-escape", "ascii"):
         b"".decode(name)
+    gc.disable()  # A pickle makes many containers; looking through them for cycles is in vain.
     confine(order["memory"], order["seconds"], order["most"] + 2 * 10**8)
     print(json.dumps(answer(order["source"], order["target"], order["most"])))

@@ -12,7 +12,7 @@ from .records import Dict, Key, Placeholder, Refused, Storage, Tensor
 PLACES = ("state_dict", "model_state_dict", "model", "teacher", "module", "ema", "student")
 #: Containers inside containers, and objects altogether, under a state dict.
 DEEPEST = 64
-MOST_OBJECTS = 4_000_000
+MOST_OBJECTS = 1_000_000
 
 
 @dataclass(frozen=True)

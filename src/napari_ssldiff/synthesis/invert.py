@@ -1,8 +1,8 @@
 """Embeddings without an encoder: the field with which a model explains an image best.
 
 After the condition inversion of ZoomLDM (Yellapragada et al., CVPR 2025): the vectors are what is
-optimised, through the frozen denoiser, from high noise to low. With alpha² + sigma² = 1 the loss of a
-step is alpha·sigma²·|x0 - predicted x0|², which is the published weight √ā·(1 - ā), ā = alpha².
+optimised, through the frozen denoiser, from high noise to low. With alpha² + sigma² = 1 the loss of
+a step is alpha·sigma²·|x0 - predicted x0|², which is the published weight √ā·(1 - ā), ā = alpha².
 """
 
 from __future__ import annotations
@@ -29,9 +29,13 @@ from napari_ssldiff.synthesis.prepare import Report, frame_of
 from napari_ssldiff.synthesis.request import Grid
 from napari_ssldiff.synthesis.tiles import from_uint8
 
-#: Of the published inversion: optimiser steps, rate, share of the schedule, and how much the
-#: vectors of a grid are drawn to each other.
-STEPS, RATE, SPAN, AGREEMENT = 200, 0.1, (0.95, 0.05), 0.05
+#: Of the published inversion: optimiser steps, rate, and share of the schedule.
+STEPS, RATE, SPAN = 200, 0.1, (0.95, 0.05)
+#: Share of a vector that is forgotten per step, over the rate. What does not matter to the model
+#: would keep its first, random value, and turn the vector away from any that an encoder makes.
+DECAY = 0.5
+#: Deviation of the first vectors' numbers.
+FIRST = 0.1
 #: Windows per step.
 BATCH = 4
 
@@ -96,19 +100,23 @@ def explain(
             f"an image of {rows} × {columns} cells is smaller than a window of {k} × {k}"
         )
     chance = torch.Generator().manual_seed(seed)
-    first = torch.randn(rows, columns, spec.token_width, generator=chance)
+    # Cells of one image have much in common. One vector is shared, so that it learns from all of
+    # them, and each cell has its difference from that.
+    shared = FIRST * torch.randn(spec.token_width, generator=chance)
+    own = torch.zeros(rows, columns, spec.token_width)
     if start is not None:
-        # Of the length that directions at random have, so that a step turns as far.
-        first = F.normalize(start.float(), dim=2) * spec.token_width**0.5
+        scaled = FIRST * spec.token_width**0.5 * F.normalize(start.float(), dim=2)
+        shared = scaled.mean((0, 1))
+        own = scaled - shared
     kept = cumulative_alphas(spec.schedule)
     times = torch.linspace(*SPAN, steps) * (len(kept) - 1)
     with _frozen(model.network, model.projection):
         clean = latents.clone().to(model.device)
-        vectors = nn.Parameter(first.clone().to(model.device))
-        optimiser = torch.optim.Adam([vectors], RATE)
+        common, apart = (nn.Parameter(part.clone().to(model.device)) for part in (shared, own))
+        optimiser = torch.optim.AdamW([common, apart], RATE, weight_decay=DECAY)
         for n, t in enumerate(times.round().int().tolist()):
             check()
-            grid = F.normalize(vectors, dim=2)
+            grid = F.normalize(common + apart, dim=2)
             ys = torch.randint(rows - k + 1, (batch,), generator=chance).tolist()
             xs = torch.randint(columns - k + 1, (batch,), generator=chance).tolist()
             places = list(zip(ys, xs, strict=True))
@@ -125,19 +133,12 @@ def explain(
             made = model.predict_x0(
                 alpha * x0 + sigma * noise, t, (alpha, sigma), model.condition(tokens)
             )
-            loss = alpha * sigma**2 * (made - x0).square().mean() - AGREEMENT * _agreement(grid)
+            loss = alpha * sigma**2 * (made - x0).square().mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             progress(n + 1, steps)
-        return F.normalize(vectors.detach(), dim=2).cpu()
-
-
-def _agreement(grid: torch.Tensor) -> torch.Tensor:
-    """Mean cosine of all pairs of unit vectors of a grid."""
-    count = grid.shape[0] * grid.shape[1]
-    total = grid.sum((0, 1)).square().sum() - count
-    return total / max(1, count * (count - 1))
+        return F.normalize((common + apart).detach(), dim=2).cpu()
 
 
 def invert_region(

@@ -13,6 +13,7 @@ import yaml
 
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.entries import Entry, newest, read_entry
+from napari_ssldiff.models.store.component import card_for, own_parts
 from napari_ssldiff.models.store.fetch import known
 from napari_ssldiff.models.store.places import aside, in_words, install, models_dir, need
 from napari_ssldiff.models.store.work import QUIET, Work
@@ -70,6 +71,8 @@ def import_model(
     entry = read_entry(card) if card else known(model) if model else None
     if not path.exists():
         raise ModelError(f"{path} does not exist: name the file or folder to import")
+    if entry is not None:
+        card_for(entry)  # refused before minutes of reading
     need(models_dir(), 2.2 * _size(path), f"the import of {path.name}")
     with aside() as folder:
         work.progress("reading", 0, 1)
@@ -148,7 +151,6 @@ def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, d
     from napari_ssldiff.models.convert.encoders import convert_encoder, layout_name
     from napari_ssldiff.models.convert.folder import check_configs
     from napari_ssldiff.models.foreign import check_finite
-    from napari_ssldiff.models.store.component import card_for, own_parts
     from napari_ssldiff.models.store.nearest import nearest
 
     card, wanted = card_for(entry), own_parts(entry)

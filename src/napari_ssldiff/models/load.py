@@ -164,17 +164,18 @@ class Filling:
     ----------
     copied
         Read them into memory of their own, so that files may change afterwards.
-    kept
-        What the network's layers are kept in.
+    halved, kept
+        A network, and what its layers are kept in.
     """
 
     copied: bool = True
+    halved: nn.Module | None = None
     kept: Precision = "fp32"
 
     def __call__(self, card: ModelCard, module: nn.Module, names: Iterable[str]) -> None:
         """Fill ``module`` with the tensors of the files ``names``."""
         dtypes = {key: value.dtype for key, value in module.state_dict().items()}
-        if self.kept != "fp32":
+        if module is self.halved and self.kept != "fp32":
             dtypes |= dict.fromkeys(half_names(module), HALVES[self.kept])
         try:
             module.load_state_dict(_tensors(card, names, dtypes, self.copied), assign=True)
@@ -317,7 +318,7 @@ def assemble(
         tell(plan.text)
         if fill is None:
             copied = where.type == "cpu" and plan.limits.offload == "none"
-            fill = Filling(copied, plan.kept)
+            fill = Filling(copied, made.network, plan.kept)
         return _assemble(card, where, made, plan, fill)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         said = " ".join(str(error).split())[:160]

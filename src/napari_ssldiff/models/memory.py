@@ -28,6 +28,8 @@ SHARE = 0.9
 WORTHWHILE = 8
 #: Edges of decoding windows in latents, those that memory may ask for.
 EDGES = (WINDOW, 96, 64, 48, 32)
+#: Rows of a call on the CPU, where larger ones gain little.
+CPU_ROWS = 2 * CPU_BATCH
 #: Cells that an encoder sees at once.
 CELLS = 128
 
@@ -120,8 +122,11 @@ class MemoryPlan:
 
     @property
     def rows(self) -> int:
-        """Rows of the largest network call."""
-        return self.limits.rows or _most_rows(self.device)
+        """Rows of a usual network call: 16 windows with guidance, or what there is room for.
+
+        A GPU takes more where it gains by that and has the room.
+        """
+        return min(self.limits.rows or CPU_ROWS, CPU_ROWS)
 
     @property
     def edge(self) -> int:
@@ -131,28 +136,32 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """Bytes at the worst moment of a large picture."""
-        return self.needs.peak(
-            _counted(self.limits.offload, self.device), self.rows, self.edge, self.cells
-        )
+        return self.estimate(self.rows, self.edge, self.cells)
+
+    def estimate(self, rows: int, edge: int, cells: int = 1) -> int:
+        """Bytes at the worst moment with calls of that size."""
+        offload = _counted(self.limits.offload, self.device)
+        return self.needs.peak(offload, rows, edge, cells)
 
     @property
     def text(self) -> str:
         """One line for the user."""
-        needs, parts = self.needs, []
-        if needs.base:
-            parts.append(f"the program {_gb(needs.base)}")
-        held = needs.stages(_counted(self.limits.offload, self.device))["network"] - needs.base
-        parts.append(f"weights {_gb(held)} in {self.kept}")
-        parts.append(f"{max(1, self.rows // 2)} windows {_gb(self.rows * needs.row)}")
-        parts.append(f"decoding {_gb(needs.decoding(self.edge))}")
-        said = (
-            f"{self.model} needs up to {_gb(self.peak)} of {_gb(self.available)} on {self.device}"
-        )
-        if self.limits.offload != "none":
-            parts.append(f"offload {self.limits.offload}")
+        needs, offload = self.needs, self.limits.offload
+        held = needs.stages(_counted(offload, self.device))["network"] - needs.base
+        parts = [f"the program {_gb(needs.base)}"] * bool(needs.base)
+        parts += [
+            f"weights {_gb(held)} in {self.kept}",
+            f"{max(1, self.rows // 2)} windows {_gb(self.rows * needs.row)}",
+            f"decoding {_gb(needs.decoding(self.edge))}",
+        ]
+        if offload != "none":
+            parts.append(f"offload {offload}")
         if self.limits.decode is not None:
-            parts.append(f"decoded in windows of {self.limits.decode} latents")
-        return f"{said}: {', '.join(parts)}"
+            parts.append(f"decoded in windows of {self.edge} latents")
+        return (
+            f"{self.model} needs about {_gb(self.peak)} of {_gb(self.available)} on {self.device}: "
+            f"{', '.join(parts)}"
+        )
 
 
 def precisions(device: torch.device, asked: str = "auto") -> tuple[Precision, Precision]:
@@ -170,7 +179,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _most_rows(device: str) -> int:
-    return 2 * (CPU_BATCH if device == "cpu" else LARGEST)
+    return CPU_ROWS if device == "cpu" else 2 * LARGEST
 
 
 def _modes(asked: str, device: torch.device) -> tuple[Offload, ...]:

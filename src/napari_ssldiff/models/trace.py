@@ -21,8 +21,8 @@ class _Living(TorchDispatchMode):
     """Bytes of the storages that operators made and that are still there, and their most."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now, self.most = 0, 0
         self._seen: set[int] = set()
 
     def __torch_dispatch__(
@@ -81,4 +81,4 @@ def peak_bytes(module: nn.Module, call: Callable[[Any], object]) -> int | None:
             call(ghost)
         except (NotImplementedError, RuntimeError):
             return None
-    return living.most
+    return int(living.most)

@@ -28,8 +28,8 @@ def field_of(path: Path | None) -> tuple[EmbeddingField | None, tuple[str, ...]]
 
 def run_invert(arguments: argparse.Namespace) -> None:
     """A region's field, from its pixels and the model."""
-    from napari_ssldiff.cli.commands import load_model, open_source, region_of
     from napari_ssldiff.cli.deliver import Meter
+    from napari_ssldiff.cli.sources import load_model, open_source, region_of
     from napari_ssldiff.export import check_output
     from napari_ssldiff.synthesis.invert import inversion_record, invert_region
 

@@ -135,6 +135,25 @@ def catalogue() -> dict[str, Entry]:
     return {entry.id: entry for entry in entries}
 
 
+def known(model: str) -> Entry:
+    """A card of the catalogue.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    entries = catalogue()
+    name = model.partition(":")[0].partition("@")[0]
+    if name not in entries:
+        import difflib
+
+        near = difflib.get_close_matches(name, entries, 3, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see 'napari-ssldiff models list'"
+        raise ModelError(f"no card of the catalogue has the id {name!r}: {hint}")
+    return entries[name]
+
+
 def installed() -> tuple[list[Entry], list[Broken]]:
     """What lies in the user's folder: what can be used, and what cannot."""
     good: list[Entry] = []

@@ -139,7 +139,8 @@ def _entry(name: str) -> tuple[Entry, str]:
 
     plain = name.partition(":")[0]
     try:
-        found = max(find(plain), key=lambda entry: entry.order)
+        own = [entry for entry in find(plain) if plain in (entry.id, entry.name)]
+        found = max(own, key=lambda entry: entry.order)
     except ModelError:
         if plain.partition("@")[0] not in catalogue() and "@" in plain:
             raise

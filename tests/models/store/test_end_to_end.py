@@ -64,7 +64,9 @@ def test_a_checkpoint_becomes_a_variation_of_a_slide(
     installed = capsys.readouterr().out.strip()
     assert installed.startswith(f"{card}@")
     assert main(["models", "verify", installed]) == 0
-    assert f"{installed}: sound" in capsys.readouterr().out
+    checked = capsys.readouterr().out
+    assert f"{installed}: sound" in checked
+    assert "tiny-vit@" in checked
     model = model.replace(card, installed)
     out = tmp_path / "out.ome.zarr"
     words = ["vary", str(slide), "--region", "200,200,96,64", "--model", model, "--steps", "2"]

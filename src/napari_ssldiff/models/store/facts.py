@@ -58,7 +58,7 @@ def download_size(entry: Entry) -> int | None:
     for source in entry.data.get("sources") or []:
         sizes = [file.get("size") for file in source.get("files") or []]
         if sizes and all(sizes):
-            return sum(sizes)
+            return int(sum(sizes))
         break
     installed_bytes = (entry.data.get("sizes") or {}).get("installed_bytes")
     return int(installed_bytes) if installed_bytes else None

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.card import ModelCard
-from napari_ssldiff.models.entries import Entry, entries_in, installed, read_entry
+from napari_ssldiff.models.entries import Entry, entries_in, installed, newest, read_entry
 from napari_ssldiff.models.registry import BUNDLED
+from napari_ssldiff.models.resolve import cards_of
 from napari_ssldiff.models.store.work import QUIET, Work
 
 
@@ -19,7 +20,7 @@ def verify_all(work: Work = QUIET) -> dict[str, list[str]]:
 
 
 def find(name: str) -> list[Entry]:
-    """Installed cards with an id, all versions of it, or one.
+    """Installed cards with an id, all versions of it, or one; behind them their components.
 
     Raises
     ------
@@ -33,10 +34,24 @@ def find(name: str) -> list[Entry]:
     for b in broken:
         if plain in (b.name, b.name.partition("@")[0]):
             raise ModelError(b.why)
+    for entry in [*found]:
+        found += [part for part in _components(entry) if part not in found]
     if not found:
         have = ", ".join(entry.id for entry in good) or "nothing"
         raise ModelError(f"{name} is not installed: installed is {have}")
     return found
+
+
+def _components(entry: Entry) -> list[Entry]:
+    """The installed components that a model is put together with."""
+    if entry.kind != "model":
+        return []
+    try:
+        used = cards_of(entry)[0].extra.get("components", {})
+    except ModelError:  # verify tells of it
+        return []
+    found = (newest(facts["id"]) for facts in used.values())
+    return [part for part in found if part is not None]
 
 
 def verify(entry: Entry, work: Work = QUIET) -> list[str]:
@@ -44,7 +59,7 @@ def verify(entry: Entry, work: Work = QUIET) -> list[str]:
 
     Looked at are: the card; every file's sha256; names and shapes of all tensors against the
     modules that the card describes; that all numbers are finite; what the encoder answers to two
-    pictures. Components that a model names are looked at where they are installed.
+    pictures. Components that a model names have cards of their own, see :func:`find`.
     """
     return list(_problems(entry, work))
 

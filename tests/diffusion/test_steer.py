@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from napari_ssldiff.diffusion.bands import sample_bands
 from napari_ssldiff.diffusion.bundle import Denoiser
@@ -14,6 +16,7 @@ from napari_ssldiff.diffusion.calls import Calls
 from napari_ssldiff.diffusion.canvas import CanvasTask, sample
 from napari_ssldiff.diffusion.lazy import LazyCanvas
 from napari_ssldiff.diffusion.presets import PRESETS
+from napari_ssldiff.diffusion.solvers import cumulative_alphas
 from napari_ssldiff.diffusion.steer import Guide, coarse, steer
 from napari_ssldiff.geometry import Box
 
@@ -26,6 +29,28 @@ def task(**changes: Any) -> CanvasTask:
         "guidance": 1.0, "strength": 1.0, "seed": 3, **changes,
     }  # fmt: skip
     return CanvasTask(**arguments)
+
+
+class Posterior(nn.Module):
+    """The exact answer for clean latents that are normal about the mean of a window's tokens."""
+
+    def __init__(self, schedule: dict[str, Any], deviation: float = 0.5) -> None:
+        super().__init__()
+        self.kept = torch.from_numpy(cumulative_alphas(schedule)).float()
+        self.variance = deviation**2
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> Any:
+        kept = self.kept[t][:, None, None, None]
+        mean = context.mean(dim=(1, 2))[:, None, None, None]
+        gain = kept.sqrt() * self.variance / (kept * self.variance + 1 - kept)
+        return SimpleNamespace(sample=mean + gain * (x - kept.sqrt() * mean))
+
+
+@pytest.fixture
+def model(make_denoiser: Make, schedule: dict[str, Any]) -> Denoiser:
+    made = make_denoiser()
+    made.network = Posterior(schedule)
+    return made
 
 
 def guide(strength: float = 1.0) -> Guide:
@@ -56,8 +81,8 @@ def test_what_is_missing_is_put_back_and_nothing_else(make_denoiser: Make) -> No
 
 
 @pytest.mark.parametrize("preset", ["bulk", "paper"])
-def test_a_guided_canvas_looks_like_its_guide_from_afar(make_denoiser: Make, preset: str) -> None:
-    model, wanted = make_denoiser(share=0.3), guide().pixels
+def test_a_guided_canvas_looks_like_its_guide_from_afar(model: Denoiser, preset: str) -> None:
+    wanted = guide().pixels
 
     def gap(strength: float | None) -> float:
         made = sample(
@@ -66,7 +91,7 @@ def test_a_guided_canvas_looks_like_its_guide_from_afar(make_denoiser: Make, pre
         return float((coarse(pixels(model, made), (4, 6)) - wanted).square().mean().sqrt())
 
     free, half, full = gap(None), gap(0.5), gap(1.0)
-    assert full < 0.7 * free
+    assert full < 0.5 * free
     assert full < half < free
     assert gap(0.0) == free
 

@@ -22,7 +22,8 @@ from napari_ssldiff.models import ModelBundle, list_models, load_bundle
 from napari_ssldiff.models.registry import BUNDLED
 from napari_ssldiff.scenes import Scene, open_scene
 from napari_ssldiff.synthesis import Sampler, TileDone, make_request, synthesize
-from napari_ssldiff.synthesis.prepare import frame_of
+from napari_ssldiff.synthesis.invert import invert_region
+from napari_ssldiff.synthesis.prepare import embed_region, frame_of
 from napari_ssldiff.synthesis.run import canvas_task, to_uint8
 
 REGION = Region.from_box(Box(64, 64, 192, 192))
@@ -143,3 +144,33 @@ def test_four_quadrants_come_out_in_their_own_places(bundle: ModelBundle, tmp_pa
     right_top, left_bottom = seen[:side, side:].mean((0, 1)), seen[side:, :side].mean((0, 1))
     assert right_top @ prototypes[1] > right_top @ prototypes[2] + 0.2
     assert left_bottom @ prototypes[2] > left_bottom @ prototypes[1] + 0.2
+
+
+@pytest.mark.slow
+def test_a_field_can_be_had_from_pixels_and_the_model_alone(
+    bundle: ModelBundle, tissue: Scene, scene_of: Any
+) -> None:
+    # What the model painted itself is of its own domain, whatever the photograph was of.
+    own = Sampler(seed=3, steps=8, guidance=1.0)
+    image = synthesise_region(tissue, REGION, bundle, own)[1]
+    scene = scene_of(image)
+    whole = Region.from_box(scene.box)
+    wanted = embed_region(scene, whole, bundle).vectors
+    field = invert_region(scene, whole, bundle, steps=50, batch=2, seed=1)
+    found = float((field.vectors * wanted).sum(-1).mean())
+    # Chance: one direction for all cells, as the vectors of an image are much alike.
+    directions = np.random.default_rng(0).normal(size=(200, wanted.shape[-1]))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    by_chance = (directions @ wanted.reshape(-1, wanted.shape[-1]).T).mean(1)
+    assert found > np.quantile(by_chance, 0.95)
+
+    def gap(vectors: np.ndarray[Any, Any]) -> float:
+        """Of mean colours, between the image and what a field is painted as."""
+        given = replace(field, vectors=vectors)
+        request = make_request(scene, whole, bundle, own, field=given)
+        made = [e.pixels for e in synthesize(request, bundle=bundle, scene=scene)
+                if isinstance(e, TileDone)]  # fmt: skip
+        return float(np.abs(made[0][..., :3].mean((0, 1)) - image.mean((0, 1))).mean())
+
+    others = [gap(np.broadcast_to(d, wanted.shape).astype(np.float32)) for d in directions[:3]]
+    assert gap(field.vectors) < 0.5 * min(others)

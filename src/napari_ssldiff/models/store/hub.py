@@ -224,7 +224,7 @@ def _bring(remote: Remote, target: Path, repo: str, done: int, total: int, work:
 def _download(remote: Remote, part: Path, repo: str, done: int, total: int, work: Work) -> None:
     """Fetch the rest of a file behind what is there."""
     import requests
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     have = part.stat().st_size if part.is_file() else 0
     if have > remote.size:

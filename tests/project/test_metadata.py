@@ -23,6 +23,7 @@ DISTRIBUTION = {
     "openslide": "openslide-python",
     "sklearn": "scikit-learn",
     "torch_fidelity": "torch-fidelity",
+    "umap": "umap-learn",
 }
 QT = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
 
@@ -67,7 +68,7 @@ def test_all_that_the_source_imports_is_declared(
 ) -> None:
     project = pyproject["project"]
     declared = names(project["dependencies"])
-    for extra in ("openslide", "geo"):
+    for extra in ("openslide", "geo", "umap"):
         declared |= names(project["optional-dependencies"][extra])
     undeclared = {}
     for module, tree in source.items():

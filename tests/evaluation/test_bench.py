@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -357,9 +358,28 @@ def test_the_packaged_shape_is_the_papers() -> None:
     assert card.window // card.parts["autoencoder"]["factor"] == 64
 
 
+@pytest.mark.usefixtures("own_cache")
+def test_a_model_of_the_catalogue_is_a_shape_too() -> None:
+    card = shape_card("brca-20x")
+    assert card.parts["encoder"]["absent"]  # nothing is installed, and nothing need be
+    small = {"block_out_channels": [32] * 4, "cross_attention_dim": 8}
+    config = {**card.parts["denoiser"]["config"], **small}
+    vq = {**card.parts["autoencoder"]["config"], "block_out_channels": [32] * 3}
+    changes = {"denoiser": {"config": config}, "autoencoder": {"config": vq},
+               "conditioning": {"context": 8}}  # fmt: skip
+    made = {k: {**v, **changes.get(k, {})} for k, v in card.parts.items()}
+    bundle = random_bundle(replace(card, parts=made), "cpu")
+    cell = np.zeros((1, 256, 256, 3), np.uint8)
+    assert bundle.encoder.embed(cell).shape == (1, 384)
+    assert shape_card("zoomldm-brca:10x").id == "zoomldm-brca:10x"
+    assert shape_card("zoomldm-brca").id.startswith("zoomldm-brca:")
+
+
 def test_a_shape_that_is_not_there_is_named() -> None:
-    with pytest.raises(InputError, match="no card at 'nothing': give a card"):
+    with pytest.raises(InputError, match=r"no card at 'nothing': give a card.*brca-20x"):
         shape_card("nothing")
+    with pytest.raises(InputError, match=r"no card at 'zoomldm-brca:9x': .*zoomldm-brca:10x"):
+        shape_card("zoomldm-brca:9x")
 
 
 def test_an_encoder_that_is_a_folder_of_weights_cannot_be_random(

@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     which.add_argument("--model", metavar="ID", help=f"default: {DEFAULT_MODEL}")
     which.add_argument(
         "--random-weights", metavar="CONFIG",
-        help="a card.yaml, or paper-brca-20x: its shape, its weights not read",
+        help="a card.yaml, paper-brca-20x or a catalogue id: its shape, its weights not read",
     )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--threads", type=int, help="CPU threads")

@@ -12,15 +12,20 @@ import torch
 
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.models.card import ModelCard, read_card
+from napari_ssldiff.models.entries import catalogue
 from napari_ssldiff.models.load import ModelBundle, assemble, resolve_device
 from napari_ssldiff.models.memory import MemoryOptions
+from napari_ssldiff.models.resolve import cards_of
 
 #: Cards without weights, for models that are too large or not ours to bundle.
 SHAPES = Path(__file__).parent / "shapes"
 
 
 def shape_card(config: str) -> ModelCard:
-    """A card by the name of a packaged shape, or by the path of a card or of its folder.
+    """A card by the name of a packaged shape or of a model in the catalogue, or by its path.
+
+    Of a model with variants it is the first, or the one behind a colon (``zoomldm-brca:10x``). A
+    path may be that of a card or of its folder.
 
     Raises
     ------
@@ -33,7 +38,15 @@ def shape_card(config: str) -> ModelCard:
     for candidate in (SHAPES / f"{config}.yaml", path / "card.yaml", path):
         if candidate.is_file():
             return read_card(candidate)
-    known = ", ".join(sorted(p.stem for p in SHAPES.glob("*.yaml")))
+    shapes = sorted(p.stem for p in SHAPES.glob("*.yaml"))
+    models = {name: entry for name, entry in catalogue().items() if entry.kind == "model"}
+    name = config.partition(":")[0]
+    if name in models:
+        cards = {card.id: card for card in cards_of(models[name])}
+        if config in (name, *cards):
+            return cards.get(config, next(iter(cards.values())))
+        shapes, models = list(cards), {}
+    known = ", ".join([*shapes, *models])
     raise InputError(f"no card at {config!r}: give a card.yaml, its folder, or one of {known}")
 
 
@@ -43,7 +56,10 @@ def has_random_weights(card: ModelCard) -> bool:
 
 
 def _bare(part: Any) -> Any:
-    return {**part, "weights": []} if isinstance(part, dict) and "weights" in part else part
+    if not (isinstance(part, dict) and "weights" in part):
+        return part
+    # A component that is not installed is as good as any without weights.
+    return {**{key: value for key, value in part.items() if key != "absent"}, "weights": []}
 
 
 def random_bundle(

@@ -50,9 +50,7 @@ def check() -> dict[str, Any]:
         return made.eval()
 
     rows, seconds = [], {}
-    autoencoder: Any = module(
-        "autoencoder", lambda: parts.autoencoder(card.parts["autoencoder"])
-    )
+    autoencoder: Any = module("autoencoder", lambda: parts.autoencoder(card.parts["autoencoder"]))
     projection = module("conditioning", lambda: parts.projection(card.parts["conditioning"], spec))
     torch.manual_seed(0)
     vectors = torch.randn(2, 384)

@@ -40,7 +40,7 @@ def test_the_vectors_found_are_those_that_the_model_paints_the_image_with(
     told: list[tuple[str, float, float]] = []
     region = Region.from_box(scene.box)
     field = invert_region(
-        scene, region, blind, steps=150, seed=1, progress=lambda *said: told.append(said)
+        scene, region, blind, steps=200, seed=1, progress=lambda *said: told.append(said)
     )
     assert field.shape == (4, 4)
     assert field.encoder == blind.encoder.spec.id
@@ -48,8 +48,8 @@ def test_the_vectors_found_are_those_that_the_model_paints_the_image_with(
     np.testing.assert_allclose(np.linalg.norm(field.vectors, axis=2), 1, atol=1e-5)
     wanted = COLOURS.reshape(2, 2, 3).repeat(2, 0).repeat(2, 1)
     np.testing.assert_allclose(0.9 * field.vectors[..., :3], wanted, atol=0.1)
-    assert told[0] == ("inverting", 1, 150)
-    assert told[-1] == ("inverting", 150, 150)
+    assert told[0] == ("inverting", 1, 200)
+    assert told[-1] == ("inverting", 200, 200)
     # A field like any other: it can be painted with, by the model that it was made with.
     request = make_request(scene, region, blind, Sampler(guidance=1.0), field=field)
     assert request.field.digest == field.digest

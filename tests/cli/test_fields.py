@@ -98,6 +98,22 @@ def test_a_field_is_drawn_by_the_model_that_it_names(
     assert np.array_equal(request.field.vectors, EmbeddingField.load(field).vectors)
 
 
+def test_what_a_model_may_take_is_said_and_recorded_or_refused(
+    field: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.ome.zarr"
+    words = ["render", str(field), f"--model={tiny_folder}", "--device=cpu", "-o", str(out)]
+    assert main([*words, "--memory=1MB"]) == 2
+    assert "tiny needs at least" in capsys.readouterr().err
+    assert main([*words, "--precision=int4"]) == 2
+    assert "precision is one of auto, fp32" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*words, "--steps=1", "--precision=bf16", "--memory=64GB"]) == 0
+    assert "tiny needs about" in capsys.readouterr().err
+    facts = json.loads((out / "zarr.json").read_text())["attributes"]["napari_ssldiff"]
+    assert (facts["device"], facts["precision"], facts["weights"]) == ("cpu", "fp32", "bf16")
+
+
 def test_a_field_tells_its_story_and_so_does_its_picture(
     field: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:

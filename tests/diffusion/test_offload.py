@@ -94,8 +94,9 @@ class Part(nn.Module):
         super().__init__()
         self.name, self.diary = name, diary
 
-    def to(self, device: Any) -> Part:  # type: ignore[override]
-        self.diary.append(f"{self.name} to {torch.device(device).type}")
+    def to(self, device: Any = None, **options: Any) -> Part:  # type: ignore[override]
+        if device is not None:
+            self.diary.append(f"{self.name} to {torch.device(device).type}")
         return self
 
 
@@ -109,6 +110,26 @@ def test_parts_take_turns_and_go_before_the_next_one_comes() -> None:
     turns.clear()
     turns.clear()
     assert diary == ["a to meta", "a to cpu", "b to meta", "b to cpu"]
+
+
+def test_the_parts_of_a_model_and_of_its_student_share_their_turns(make_denoiser: Make) -> None:
+    diary: list[str] = []
+    own, (auto, network, student) = (
+        make_denoiser(student=nn.Identity),
+        (Part(name, diary) for name in ("autoencoder", "network", "student")),
+    )
+    model = Denoiser(
+        own.spec, auto, network, own.projection, torch.device("meta"), lambda: student,  # type: ignore[arg-type]
+        limits=Limits(offload="parts"),
+    )  # fmt: skip
+    assert diary == []  # all wait until they are needed
+    model.at_work(model.autoencoder)
+    model.at_work(model.student.network)
+    model.student.at_work(model.autoencoder)
+    assert diary == [
+        "autoencoder to meta", "autoencoder to cpu", "student to meta",
+        "student to cpu", "autoencoder to meta",
+    ]  # fmt: skip
 
 
 def test_a_network_in_blocks_answers_alike_and_holds_no_weights(network: nn.Module) -> None:

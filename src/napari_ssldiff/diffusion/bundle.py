@@ -139,7 +139,8 @@ class Denoiser:
     spec
         The model's numbers.
     autoencoder, network, projection
-        Modules with their weights loaded. ``network(x, t, context).sample``; the projection does as
+        Modules with their weights loaded, on the CPU if ``limits`` offloads.
+        ``network(x, t, context).sample``; the projection does as
         :class:`~napari_ssldiff.diffusion.conditioning.Projects` says.
     device
         Where they run.
@@ -188,17 +189,18 @@ class Denoiser:
         if kept != "fp32":
             (keep_and_widen if self.precision == "fp32" else keep)(network, kept)
         offload = self.limits.offload
-        here = device if offload == "none" else torch.device("cpu")
-        if offload == "none" or device.type != "cpu":  # a copy, which would leave the file
-            network = network.to(here, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.autoencoder = autoencoder.eval().to(here)
+        self.autoencoder, self.projection = autoencoder.eval(), projection.eval().to(device)
         self.network = self._resting = network.eval()
-        self.projection = projection.eval().to(device)
         self._turns = None
-        if offload != "none" and device.type != "cpu":
+        if offload == "none":
+            self.autoencoder.to(device)
+            self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif device.type != "cpu":
+            # All wait on the CPU. There a copy in this format would only leave its file.
             self._turns = turns or Turns(device)
-        if offload == "blocks" and device.type != "cpu":
-            self.network = streamed(network, device)
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if offload == "blocks":
+                self.network = streamed(network, device)
         self._compiled = False
 
     def compile(self) -> None:

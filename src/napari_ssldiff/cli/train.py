@@ -191,6 +191,8 @@ def progress_line(row: dict[str, Any]) -> str:
 
 def command_of(arguments: argparse.Namespace, pipeline: Pipeline) -> str:
     """The command as a card may show it: places of this machine become DATA and DIR."""
+    from napari_ssldiff.training.config import prior_section
+
     words = ["napari-ssldiff train", arguments.stage, "DATA", "-o DIR"]
     words.append(f"--config {pipeline.config['name']}")
     for name in ("domain", "minutes", "steps", "precision", "resolution", "pixel_size"):
@@ -198,13 +200,16 @@ def command_of(arguments: argparse.Namespace, pipeline: Pipeline) -> str:
         if value not in (None, "auto"):
             number = f"{value:g}" if isinstance(value, int | float) else value
             words.append(f"--{name.replace('_', '-')} {number}")
-    if arguments.condition:
-        kind, sign, file = arguments.condition.partition(":")
-        words.append(f"--condition {kind}{sign}{Path(file).name}")
-    if arguments.text_encoder:
-        folder = Path(arguments.text_encoder)
-        name = folder.name if folder.is_dir() else arguments.text_encoder
-        words.append(f"--text-encoder {name}")
+    if arguments.stage == "prior":
+        # What an earlier call gave holds for this one too.
+        section = prior_section(pipeline.config, arguments.domain or pipeline.domains[0])
+        encoder = section.get("text_encoder")
+        if section.get("csv"):
+            words.append(f"--condition csv:{Path(section['csv']).name}")
+        elif encoder:
+            words.append(
+                f"--text-encoder {Path(encoder).name if Path(encoder).is_dir() else encoder}"
+            )
     if arguments.init:
         words.append(f"--init {arguments.init.name}")
     return " ".join(words)

@@ -6,6 +6,8 @@ images*, arXiv 2506.05127, on stock diffusers networks.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import PixArtTransformer2DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -75,7 +77,8 @@ class PixCellNetwork(nn.Module):
         self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor
     ) -> Transformer2DModelOutput:
         """``(n, c, h, w)``, ``(n,)`` timesteps and ``(n, tokens², width)`` → ``.sample`` like x."""
-        answer = self.transformer(
+        transformer: Any = self.transformer  # callable, which its types do not say
+        answer = transformer(
             x,
             encoder_hidden_states=context,
             timestep=t,

@@ -148,7 +148,7 @@ def explain(
 def _starts(cells: int, k: int, count: int, chance: torch.Generator) -> list[int]:
     """First cells of windows of ``k`` along a side; each cell is in as many as any other."""
     free = torch.randint(1 - k, cells, (count,), generator=chance)
-    return free.clamp(0, cells - k).tolist()  # type: ignore[no-any-return]
+    return free.clamp(0, cells - k).tolist()
 
 
 def invert_region(
@@ -188,7 +188,7 @@ def invert_region(
     """
     if not 1 <= steps <= 10000:
         raise InputError(f"an inversion takes 1 to 10000 steps, got {steps}")
-    check = cancel.hold if cancel else lambda: None
+    check: Callable[[], None] = cancel.hold if cancel else lambda: None
     encoder, cell = bundle.encoder.spec, bundle.spec.cell
     canvas = frame_of(scene, region, bundle, grid, around, grow).canvas
     rows, columns = -(-canvas.h // cell), -(-canvas.w // cell)

@@ -324,7 +324,7 @@ class EngineBackend:
         return made
 
 
-def _pixels(scene: Scene, bundle: Any, parameters: Parameters) -> dict[str, int]:
+def _pixels(scene: Scene, bundle: Any, parameters: Parameters) -> dict[str, Any]:
     """How a variation meets its surroundings, in the pixels that a request counts in."""
     own, edges, spec = scene.encoder_pixel_size, parameters.edges, bundle.encoder.spec
     model = PixelSize(spec.resolution, spec.resolution, spec.unit)

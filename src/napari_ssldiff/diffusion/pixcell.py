@@ -6,6 +6,8 @@ images*, arXiv 2506.05127, on stock diffusers networks.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import PixArtTransformer2DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -69,7 +71,7 @@ class PixCellNetwork(nn.Module):
 
     def __init__(self, transformer: PixArtTransformer2DModel) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.transformer: Any = transformer  # the library's classes are not typed
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor

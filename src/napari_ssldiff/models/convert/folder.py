@@ -58,7 +58,7 @@ def check_configs(configs: Mapping[str, Any], card: ModelCard, wanted: Sequence[
         Naming the first differences.
     """
     for name, config in configs.items():
-        part = _PARTS.get(name) or (wanted[0] if name == "" and len(wanted) == 1 else None)
+        part = _PARTS.get(name, wanted[0] if name == "" and len(wanted) == 1 else "")
         if part not in wanted or "class" not in card.parts[part]:
             continue
         found = list(differences(config, card.parts[part]))
@@ -86,10 +86,12 @@ def _vae(tensors: Tensors) -> str | None:
 
 def _convert(tensors: Tensors, card: ModelCard) -> Converted:
     out: dict[str, Tensors] = {}
-    prefix, known = _vae(tensors), ("unet.", "vae.", "conditioning.")
+    prefix = _vae(tensors)
+    known = ("",) if prefix == "" else ("unet.", "vae.", "conditioning.")
     if prefix is not None:
-        known = ("",) if prefix == "" else known
-        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        own: Tensors = {
+            k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+        }
         out["autoencoder"] = stock_autoencoder(own, card.parts["autoencoder"])
     for part, name in (("denoiser", "unet"), ("conditioning", "conditioning")):
         own = component(tensors, name)

@@ -26,28 +26,6 @@ def field_of(path: Path | None) -> tuple[EmbeddingField | None, tuple[str, ...]]
     return EmbeddingField.load(path), history_of(path)
 
 
-def run_invert(arguments: argparse.Namespace) -> None:
-    """A region's field, from its pixels and the model."""
-    from napari_ssldiff.cli.deliver import Meter
-    from napari_ssldiff.cli.sources import load_model, open_source, region_of
-    from napari_ssldiff.export import check_output
-    from napari_ssldiff.synthesis.invert import inversion_record, invert_region
-
-    check_output(arguments.output, suffix=arguments.output.suffix.lower())
-    if not 1 <= arguments.batch <= 1024:
-        raise InputError(f"--batch is between 1 and 1024, got {arguments.batch}")
-    with open_source(arguments) as scene:
-        region = region_of(arguments, scene)
-        bundle = load_model(arguments, scene)
-        field = invert_region(
-            scene, region, bundle, steps=arguments.steps, batch=arguments.batch,
-            seed=arguments.seed, progress=Meter(),
-        )  # fmt: skip
-    field.save(arguments.output, (inversion_record(bundle, arguments.steps, arguments.seed),))
-    rows, columns = field.shape
-    print(f"{arguments.output}: {rows} × {columns} cells of {field.width}, by {bundle.card.id}")
-
-
 def guide_of(
     arguments: argparse.Namespace,
     scene: Scene,

@@ -80,10 +80,23 @@ def embed(arguments: argparse.Namespace) -> None:
 
 
 def invert(arguments: argparse.Namespace) -> None:
-    """A region's field, from the model alone."""
-    from napari_ssldiff.cli.coarse import run_invert
+    """A region's field, from its pixels and the model alone."""
+    from napari_ssldiff.export import check_output
+    from napari_ssldiff.synthesis.invert import inversion_record, invert_region
 
-    run_invert(arguments)
+    check_output(arguments.output, suffix=arguments.output.suffix.lower())
+    if not 1 <= arguments.batch <= 1024:
+        raise InputError(f"--batch is between 1 and 1024, got {arguments.batch}")
+    with open_source(arguments) as scene:
+        region = region_of(arguments, scene)
+        bundle = load_model(arguments, scene)
+        field = invert_region(
+            scene, region, bundle, steps=arguments.steps, batch=arguments.batch,
+            seed=arguments.seed, progress=Meter(),
+        )  # fmt: skip
+    field.save(arguments.output, (inversion_record(bundle, arguments.steps, arguments.seed),))
+    rows, columns = field.shape
+    print(f"{arguments.output}: {rows} × {columns} cells of {field.width}, by {bundle.card.id}")
 
 
 def vary(arguments: argparse.Namespace) -> None:

@@ -71,7 +71,7 @@ class PixCellNetwork(nn.Module):
 
     def __init__(self, transformer: PixArtTransformer2DModel) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.transformer: Any = transformer  # the library's classes are not typed
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor

@@ -272,6 +272,7 @@ class EngineBackend:
             sampler,
             field=None if content is None else content.field,
             history=() if content is None else content.history,
+            guide=None,
             grid="source",
             **_pixels(scene, bundle, parameters),
             progress=progress,

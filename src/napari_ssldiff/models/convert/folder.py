@@ -58,8 +58,8 @@ def check_configs(configs: Mapping[str, Any], card: ModelCard, wanted: Sequence[
         Naming the first differences.
     """
     for name, config in configs.items():
-        part = _PARTS.get(name) or (wanted[0] if name == "" and len(wanted) == 1 else None)
-        if part is None or part not in wanted or "class" not in card.parts[part]:
+        part = _PARTS.get(name, wanted[0] if name == "" and len(wanted) == 1 else "")
+        if part not in wanted or "class" not in card.parts[part]:
             continue
         found = list(differences(config, card.parts[part]))
         if found:
@@ -89,7 +89,9 @@ def _convert(tensors: Tensors, card: ModelCard) -> Converted:
     prefix = _vae(tensors)
     known = ("",) if prefix == "" else ("unet.", "vae.", "conditioning.")
     if prefix is not None:
-        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        own: Tensors = {
+            k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+        }
         out["autoencoder"] = stock_autoencoder(own, card.parts["autoencoder"])
     for part, name in (("denoiser", "unet"), ("conditioning", "conditioning")):
         if found := component(tensors, name):

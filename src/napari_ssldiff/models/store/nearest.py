@@ -63,7 +63,7 @@ def _share(tensors: Mapping[str, torch.Tensor], card: ModelCard, parts: list[str
     best = 0.0
     for layout in LAYOUTS:
         asked = _Asked(tensors)
-        with suppress(_WRONG):
+        with suppress(*_WRONG):
             layout.convert(asked, card)
         if len(asked.names) > 8:  # fewer are marks of a layout, no network
             best = max(best, sum(name in tensors for name in asked.names) / len(asked.names))

@@ -385,7 +385,9 @@ def test_a_shape_that_is_not_there_is_named() -> None:
 def test_an_encoder_that_is_a_folder_of_weights_cannot_be_random(
     make_tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = make_tiny_model(tmp_path / "m", encoder={"library": "transformers"})
+    seen = {"id": "e", "library": "transformers", "name": "e", "input": 32, "width": 12}
+    seen |= {"mean": [0.5] * 3, "std": [0.5] * 3, "weights": []}
+    folder = make_tiny_model(tmp_path / "m", encoder=seen)
     with pytest.raises(ModelError, match="must name a timm architecture"):
         random_bundle(shape_card(str(folder)), "cpu")
 

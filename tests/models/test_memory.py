@@ -212,6 +212,10 @@ def test_it_is_said_before_a_weight_is_read(make_tiny_model: Any, tmp_path: Path
     (folder / "unet.safetensors").write_bytes(b"damaged")
     with pytest.raises(ModelError, match="damaged"):
         load_bundle(str(folder), "cpu", tell=said.append)
+    assert not said, "a small model, run as usual, is not worth a word"
+    halved = MemoryOptions(precision="bf16")
+    with pytest.raises(ModelError, match="damaged"):
+        load_bundle(str(folder), "cpu", halved, tell=said.append)
     assert len(said) == 1
     assert said[0].startswith("tiny needs about")
     with pytest.raises(ModelError, match=r"tiny needs at least .* on cpu"):  # and not of the damage

@@ -177,7 +177,8 @@ def test_a_prior_of_numbers_stands_beside_that_of_words(
     words = ["text", "--numbers=score=1", f"--model={out / 'bundle' / 'tiny-own'}", "--size=64x64"]
     made = ["--device=cpu", "--steps=2", "-o", str(tmp_path / "made.ome.zarr")]
     assert main([*words, *made]) == 0
-    assert main(["text", f"--numbers={table}:9", *words[2:], *made[:-1], str(tmp_path / "b")]) == 2
+    other = str(tmp_path / "b.ome.zarr")
+    assert main(["text", f"--numbers={table}:9", *words[2:], *made[:-1], other]) == 2
     assert "no row '9'" in capsys.readouterr().err
 
 

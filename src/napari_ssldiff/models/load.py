@@ -315,7 +315,8 @@ def assemble(
     try:
         made = skeleton_of(card, making)
         plan = plan_memory(card, where, options, made)
-        tell(plan.text)
+        if plan.notable:
+            tell(plan.text)
         if fill is None:
             copied = where.type == "cpu" and plan.limits.offload == "none"
             fill = Filling(copied, made.network, plan.kept)

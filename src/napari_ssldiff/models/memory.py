@@ -24,6 +24,8 @@ from napari_ssldiff.models.skeleton import Skeleton, skeleton_of
 MEMORY = "NAPARI_SSLDIFF_MEMORY"
 #: Part of free memory that is planned with where nobody gives a budget.
 SHARE = 0.9
+#: Bytes of weights from which on it is said what a model takes.
+NOTABLE = 500 * 10**6
 #: Rows of a call below which a device would be waiting more than working.
 WORTHWHILE = 8
 #: Edges of decoding windows in latents, those that memory may ask for.
@@ -142,6 +144,15 @@ class MemoryPlan:
         """Bytes at the worst moment with calls of that size."""
         offload = _counted(self.limits.offload, self.device)
         return self.needs.peak(offload, rows, edge, cells)
+
+    @property
+    def notable(self) -> bool:
+        """Whether a user wants to know: weights of some size, or a picture that has to be done in
+        another way than the usual one for want of memory.
+        """
+        limits = self.limits
+        short = limits.offload != "none" or limits.decode is not None or self.kept != "fp32"
+        return short or self.needs.stages("none")["network"] - self.needs.base > NOTABLE
 
     @property
     def text(self) -> str:

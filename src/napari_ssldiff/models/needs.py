@@ -5,6 +5,7 @@ What kernels take beside the tensors that a trace sees was measured (docs/memory
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -113,8 +114,11 @@ def measure(card: ModelCard, made: Skeleton, device: torch.device, kept: Precisi
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, device=META)
 
+    # A copy: moving to another device changes a module in place.
+    projection = copy.deepcopy(made.projection).to(META)
+
     def denoise(network: nn.Module) -> None:
-        condition = made.projection.to(META)(empty(1, spec.tokens**2, spec.token_width))
+        condition = projection(empty(1, spec.tokens**2, spec.token_width))
         x = empty(1, spec.latent_channels, edge, edge)
         x = x if condition.spatial is None else torch.cat([x, condition.spatial], 1)
         network(x, torch.empty(1, device=META, dtype=torch.long), condition.context)

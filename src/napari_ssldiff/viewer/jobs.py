@@ -262,7 +262,8 @@ def load_model(
     token = engine.backend.new_cancel()
     control.attach(token)
     control.raise_if_cancelled()
-    if plan := getattr(bundle, "plan", None):
+    plan = getattr(bundle, "plan", None)
+    if plan is not None and plan.notable:
         report(plan.text)
     return bundle, token
 

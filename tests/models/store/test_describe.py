@@ -63,7 +63,7 @@ def test_a_fitted_preview_shows_the_colours_of_pictures_it_was_not_fitted_on(
     autoencoder.load_state_dict(preview.fit_preview(autoencoder, 4, 64), strict=False)
     with torch.inference_mode():
         error = (autoencoder.preview(latents) - wanted).abs().mean()
-    assert error < 0.1 < (wanted - wanted.mean()).abs().mean()
+    assert error < 0.5 * (wanted - wanted.mean()).abs().mean()
 
 
 def test_weights_are_split_between_tensors_and_lose_nothing(tmp_path: Path) -> None:

@@ -133,8 +133,7 @@ def _card(arguments: argparse.Namespace) -> None:
 
 def _entry(name: str) -> tuple[Entry, str]:
     """A card by id, installed ones first, and its state in words."""
-    from napari_ssldiff.models.entries import catalogue, way_to
-    from napari_ssldiff.models.store.fetch import known
+    from napari_ssldiff.models.entries import catalogue, known, way_to
     from napari_ssldiff.models.store.verify import find
 
     plain = name.partition(":")[0]
@@ -150,8 +149,9 @@ def _entry(name: str) -> tuple[Entry, str]:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
+    from napari_ssldiff.models.entries import known
     from napari_ssldiff.models.store.facts import consent
-    from napari_ssldiff.models.store.fetch import fetch, known, size_of
+    from napari_ssldiff.models.store.fetch import fetch, size_of
 
     entry = known(arguments.id)
     for line in consent(entry, size_of(entry)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -180,16 +179,6 @@ def _lacking(data: Any) -> str | None:
         return f"it lacks {', '.join(missing)}"
     wrong = [k for k in (kind, "weights") if k in data and not isinstance(data[k], dict)]
     return f"{wrong[0]} must be a mapping" if wrong else None
-
-
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` in it; mappings are merged at every depth."""
-    out = dict(copy.deepcopy(base))
-    for key, value in changes.items():
-        old = out.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        out[key] = merged(old, value) if both else copy.deepcopy(value)  # type: ignore[arg-type]
-    return out
 
 
 def card_of(data: Mapping[str, Any], folder: Path) -> ModelCard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -133,6 +134,23 @@ def catalogue() -> dict[str, Entry]:
     """
     entries = [read_entry(path, full=False) for path in sorted(CATALOGUE.glob("*.yaml"))]
     return {entry.id: entry for entry in entries}
+
+
+def known(model: str) -> Entry:
+    """A card of the catalogue.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    entries = catalogue()
+    name = model.partition(":")[0].partition("@")[0]
+    if name not in entries:
+        near = difflib.get_close_matches(name, entries, 3, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see 'napari-ssldiff models list'"
+        raise ModelError(f"no card of the catalogue has the id {name!r}: {hint}")
+    return entries[name]
 
 
 def installed() -> tuple[list[Entry], list[Broken]]:

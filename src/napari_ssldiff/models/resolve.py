@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_ssldiff.errors import ModelError
-from napari_ssldiff.models.card import ModelCard, card_of, merged
+from napari_ssldiff.models.card import ModelCard, card_of
 from napari_ssldiff.models.entries import Entry, Kind, catalogue, newest, way_to
+from napari_ssldiff.models.merge import merged
 
 # The part of a model → the kind of component that it may name.
 _KINDS: dict[str, Kind] = {

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from napari_ssldiff.models.card import merged
+from napari_ssldiff.models.merge import merged
 
 Unit = Literal["micrometer", "meter"]
 Triple = tuple[float, float, float]

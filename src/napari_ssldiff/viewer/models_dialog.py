@@ -200,8 +200,9 @@ class ModelsDialog(QDialog):
     # What the user does
 
     def _fetch(self) -> None:
+        from napari_ssldiff.models.entries import known
         from napari_ssldiff.models.store import fetch
-        from napari_ssldiff.models.store.fetch import known, size_of
+        from napari_ssldiff.models.store.fetch import size_of
         from napari_ssldiff.models.store.places import in_words
 
         assert self.row is not None

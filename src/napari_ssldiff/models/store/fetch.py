@@ -10,32 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from napari_ssldiff.errors import ModelError
-from napari_ssldiff.models.entries import Entry, catalogue, newest
+from napari_ssldiff.models.entries import Entry, known, newest
 from napari_ssldiff.models.store.facts import download_size, licence_of
 from napari_ssldiff.models.store.hub import fetch_source, source_size
 from napari_ssldiff.models.store.work import QUIET, Work
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
-
-
-def known(model: str) -> Entry:
-    """A card of the catalogue.
-
-    Raises
-    ------
-    ModelError
-        If there is none.
-    """
-    entries = catalogue()
-    name = model.partition(":")[0].partition("@")[0]
-    if name not in entries:
-        import difflib
-
-        near = difflib.get_close_matches(name, entries, 3, 0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see 'napari-ssldiff models list'"
-        raise ModelError(f"no card of the catalogue has the id {name!r}: {hint}")
-    return entries[name]
 
 
 def fetch(

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from napari_ssldiff.errors import ModelError
-from napari_ssldiff.models.entries import Entry, models_dir, newest, read_entry
+from napari_ssldiff.models.entries import Entry, known, models_dir, newest, read_entry
 from napari_ssldiff.models.store.component import card_for, own_parts
-from napari_ssldiff.models.store.fetch import known
 from napari_ssldiff.models.store.places import aside, in_words, install, need
 from napari_ssldiff.models.store.work import QUIET, Work
 

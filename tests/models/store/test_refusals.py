@@ -31,9 +31,9 @@ def refused(
     """Runs a command that has to end with 2 and one line; gives the line."""
 
     def run(*words: str | Path) -> str:
-        before = time.monotonic()
+        before = time.process_time()
         assert main(["models", *map(str, words)]) == 2
-        assert time.monotonic() - before < 60
+        assert time.process_time() - before < 60
         *_, line = capsys.readouterr().err.strip().splitlines()
         assert line.startswith("napari-ssldiff models: ")
         assert installed() == ([], [])

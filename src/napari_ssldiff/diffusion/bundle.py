@@ -194,7 +194,7 @@ class Denoiser:
         elif device.type != "cpu":
             # All wait on the CPU. There a copy in this format would only leave its file.
             self._turns = turns or Turns(device)
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
             if offload == "blocks":
                 self.network = streamed(network, device)
         self._compiled = False

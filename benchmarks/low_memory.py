@@ -112,7 +112,7 @@ def child(case: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"name": case["name"], "device": device}
     watch = Watch()
     out["program_mb"] = watch.read()
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     if case["before"]:
         bundle = load_bundle(case["model"], device)
     else:
@@ -126,14 +126,16 @@ def child(case: dict[str, Any]) -> dict[str, Any]:
         out["planned_mb"] = round(plan.estimate(1, edge) / MB)
         out |= {"offload": plan.limits.offload, "decode_window": plan.edge, "weights_in": plan.kept}
     out["load_s"] = round(time.perf_counter() - began, 1)
+    out["load_cpu_s"] = round(time.process_time() - busy, 1)
     out["loading_mb"] = watch.read()
     scene = blank_scene((EDGE, EDGE), PixelSize(0.5, 0.5, "micrometer"), "blank")
     sampler = Sampler(preset="draft", steps=STEPS)
     request = make_request(scene, Region.from_box(scene.box), bundle, sampler, grid="model")
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     events = synthesize(request, bundle=bundle, scene=scene)
     tiles = [event.pixels for event in events if isinstance(event, TileDone)]
     out["sampling_s"] = round(time.perf_counter() - began, 1)
+    out["sampling_cpu_s"] = round(time.process_time() - busy, 1)
     out["sampling_mb"] = watch.read()
     out["pixels"] = hashlib.sha256(b"".join(t.tobytes() for t in tiles)).hexdigest()[:12]
     out["mean"] = round(float(sum(t[..., :3].mean() for t in tiles) / len(tiles)), 2)

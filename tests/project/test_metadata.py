@@ -16,6 +16,7 @@ import napari_ssldiff
 
 # Import name → distribution, where they differ.
 DISTRIBUTION = {
+    "huggingface_hub": "huggingface-hub",
     "PIL": "pillow",
     "skimage": "scikit-image",
     "yaml": "pyyaml",

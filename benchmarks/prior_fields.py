@@ -4,21 +4,25 @@
         --json benchmarks/results/prior-fields.json
 
 DIR is the folder of ``train text`` and ``train prior``, whose embedded images (train and held out)
-are the real fields. Sampled fields follow captions of random training areas, in the proportions of
-the training images.
+are the real fields. Sampled fields follow captions of random held-out areas, as pictures from
+captions are usually compared with the pictures that the captions are of.
 
 *Cells* and *neighbourhoods*: Fréchet distance in PCA-32 (fitted on training cells, or 2 × 2 cells)
-of sampled to held-out fields, over that between two halves of the held-out ones at the same n.
-*Autocorrelation*: mean cosine of cells at a lag, each less the mean of all fields. *Seam*: |ln| of
-the mean jump between neighbouring cells across window lines over that across all other lines, in a
-64 × 64 field. *Retrieval*: largest mean cosine of a 3 × 3 neighbourhood to any of the training
-images, of sampled against held-out ones.
+of sampled to held-out fields, over that between two halves of the held-out ones at the same n:
+halves that share no image (mean of ten ways to halve them), and halves of all cells. *Training*
+stands for random areas of the training images in the place of sampled fields: what a prior that
+learned them perfectly would have. *Autocorrelation*: mean cosine of cells at a lag, each less the
+mean of all fields. *Seam*: |ln| of the mean jump between neighbouring cells across the lines at
+which windows begin over that across all other lines, in a 64 × 64 field. *Retrieval*: largest mean
+cosine of a 3 × 3 neighbourhood to any of the training images, of sampled against held-out ones;
+*training* is that of training areas to training images of other files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,8 @@ from numpy.typing import NDArray
 from napari_ssldiff.evaluation.frechet import fit_projection, frechet_distance
 from napari_ssldiff.models.load import encoder_spec
 from napari_ssldiff.models.priors import load_words, prior_for
-from napari_ssldiff.training.meanings import Areas
+from napari_ssldiff.text.prior import FIELDS
+from napari_ssldiff.training.meanings import Areas, Meaning
 from napari_ssldiff.training.start import open_pipeline
 from napari_ssldiff.training.worded import Worded
 
@@ -64,14 +69,19 @@ def distances(made: Fields, real: Fields, train: Fields, side: int, seed: int) -
         floors.append(frechet_distance(project(b[order[:n]]), project(b[order[n : 2 * n]])))
         chosen = rng.permutation(len(a))[:n]
         values.append(frechet_distance(project(a[chosen]), project(b[order[:n]])))
-    # A second floor: halves that share no image.
-    cut = [blocks(part, side, step) for part in (real[::2], real[1::2])]
-    m = min(n, *(len(c) for c in cut))
-    apart = frechet_distance(*(project(c[rng.permutation(len(c))[:m]]) for c in cut))
+    apart = []
+    for _ in range(10):
+        order = rng.permutation(len(real))
+        halves = order[: len(real) // 2], order[len(real) // 2 :]
+        cut = [blocks([real[i] for i in half], side, step) for half in halves]
+        m = min(n, *(len(c) for c in cut))
+        apart.append(frechet_distance(*(project(c[rng.permutation(len(c))[:m]]) for c in cut)))
+    value = float(np.mean(values))
     return {
-        "n": n, "frechet": float(np.mean(values)), "halves": float(np.mean(floors)),
-        "ratio": float(np.mean(values) / np.mean(floors)),
-        "halves_of_images": float(apart), "ratio_to_images": float(np.mean(values) / apart),
+        "n": n, "frechet": value,
+        "halves_of_images": float(np.mean(apart)), "ratio": value / float(np.mean(apart)),
+        "halves_of_cells": float(np.mean(floors)),
+        "ratio_to_cells": value / float(np.mean(floors)),
     }  # fmt: skip
 
 
@@ -93,27 +103,39 @@ def autocorrelation(
     return out
 
 
+def quartiles(best: NDArray[np.float32]) -> list[float]:
+    """Those and the 95th percentile."""
+    return [round(float(v), 4) for v in np.percentile(best, (25, 50, 75, 95))]
+
+
 def nearest(fields: Fields, train: Fields, count: int, seed: int) -> list[float]:
     """Quartiles of the largest cosine of 3 × 3 neighbourhoods to any of training."""
     rng = np.random.default_rng(seed)
     t, f = blocks(train, 3), blocks(fields, 3)
     f = f[rng.permutation(len(f))[:count]]
-    best = (f @ t.T).max(1) / 9
-    return [round(float(v), 4) for v in np.percentile(best, (25, 50, 75, 95))]
+    return quartiles((f @ t.T).max(1) / 9)
+
+
+def nearest_of_others(meanings: Sequence[Meaning], count: int, seed: int) -> list[float]:
+    """The same of training images to those that were cut from other files."""
+    rng = np.random.default_rng(seed)
+    t = [blocks([m.vectors], 3) for m in meanings]
+    best = np.empty(count, np.float32)
+    for n in range(count):
+        i = int(rng.integers(len(t)))
+        one = t[i][rng.integers(len(t[i]))]
+        others = (b for b, m in zip(t, meanings, strict=True) if m.source != meanings[i].source)
+        best[n] = max(float((b @ one).max()) for b in others) / 9
+    return quartiles(best)
 
 
 def seam(field: NDArray[np.float32], window: int) -> float:
-    """Jumps across the borders of windows over those elsewhere."""
-    stride = max(1, round(0.75 * window))
+    """Jumps across the lines at which windows begin over those elsewhere."""
+    stride = max(1, round(FIELDS.stride * window))
     scores = []
     for f in (field, field.transpose(1, 0, 2)):
         jump = 1 - (f[1:] * f[:-1]).sum(-1).mean(1)  # between rows i and i + 1
-        length = f.shape[0]
-        starts = list(range(0, length - window + 1, stride))
-        lines = {s - 1 for s in starts if s} | {
-            s + window - 1 for s in starts if s + window < length
-        }
-        on = np.array([i in lines for i in range(len(jump))])
+        on = (np.arange(len(jump)) + 1) % stride == 0
         scores.append(np.log(jump[on].mean() / jump[~on].mean()))
     return float(np.abs(np.mean(scores)))
 
@@ -126,23 +148,28 @@ def measure(worded: Worded, domain: str, options: argparse.Namespace) -> dict[st
     side = 16 if domain == "histology" else 4
     real = [m.vectors for m in held.meanings if min(m.shape) >= min(side, held.largest)]
     known: Fields = [m.vectors for m in train.meanings]
-    areas = Areas(train.meanings)
+    areas, asked = Areas(train.meanings), Areas(held.meanings)
     made: Fields = []
     window = int(worded.prior_config(domain)["window"])
     while len(made) < options.fields:
-        area = areas.draw(window, window, rng)
+        area = asked.draw(window, window, rng)
         text = captions.caption(area.facts, area.label, rng)
         if text:
             made.append(words.prior.sample(words.text.text([text])[0], (side, side), len(made),
                                            options.guidance))  # fmt: skip
+    guidance = words.prior.facts.guidance if options.guidance is None else options.guidance
     mean = np.concatenate([f.reshape(-1, f.shape[-1]) for f in known]).mean(0)
     lags = LAGS[domain]
     ours, theirs = autocorrelation(made, lags, mean), autocorrelation(real, lags, mean)
-    large = words.prior.sample(words.text.text([options.prompt[domain]])[0], (64, 64), 1)
+    prompt = words.text.text([options.prompt[domain]])[0]
+    large = words.prior.sample(prompt, (64, 64), 1, options.guidance)
+    copies = [areas.draw(side, side, rng).vectors for _ in range(options.fields)]
     found = {
-        "fields": len(made), "real_fields": len(real), "guidance": options.guidance,
+        "fields": len(made), "real_fields": len(real), "guidance": guidance,
         "cells": distances(made, real, known, 1, 0),
         "neighbourhoods": distances(made, real, known, 2, 0),
+        "training_cells": distances(copies, real, known, 1, 0),
+        "training_neighbourhoods": distances(copies, real, known, 2, 0),
         "autocorrelation": {
             str(lag): {"sampled": a, "real": b, "ratio": a / b}
             for lag, a, b in zip(lags, ours, theirs, strict=True)
@@ -150,6 +177,7 @@ def measure(worded: Worded, domain: str, options: argparse.Namespace) -> dict[st
         "seam_64": seam(large, window),
         "retrieval_quartiles": {
             "sampled": nearest(made, known, 800, 0), "held_out": nearest(real, known, 800, 0),
+            "training": nearest_of_others(train.meanings, 400, 0),
         },
     }  # fmt: skip
     print(domain, json.dumps(found, indent=1), flush=True)

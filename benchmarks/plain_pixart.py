@@ -65,49 +65,111 @@ def places(side: int, width: int, scale: float) -> torch.Tensor:
     return torch.cat([columns, rows], 2).reshape(side * side, width).float()
 
 
-def forward(
-    tensors: Tensors, x: torch.Tensor, t: torch.Tensor, captions: torch.Tensor, heads: int
-) -> torch.Tensor:
-    """``(n, c, h, w)``, timesteps ``(n,)``, ``(n, tokens, caption)`` → ``(n, 2c, h, w)``."""
-    n, _, height, width = x.shape
-    grid = height // 2, width // 2
+def random_control(
+    width: int, depth: int, size: int, caption: int, channels: int = 16, scale: float = 1.0,
+    seed: int = 1,
+) -> Tensors:  # fmt: skip
+    """A ControlNet for such a transformer: its own ``depth`` blocks, the picture's patches
+    (``c_embedder``) and what is answered behind every block (``outlets``).
+    """
+    out = random_tensors(width, depth, size, 1, caption, channels, scale, seed)
+    out = {k: v for k, v in out.items() if not k.startswith(("final_layer", "y_embedder.y_emb"))}
+    generator = torch.Generator().manual_seed(seed + 1)
+    names = {"c_embedder.proj": (channels * 4, (channels, 2, 2))}
+    names |= {f"outlets.{n}": (width, ()) for n in range(depth)}
+    for name, (columns, shape) in names.items():
+        weight = torch.empty(width, columns).normal_(generator=generator).div_(columns**0.5)
+        out[f"{name}.weight"] = weight.view(width, *shape) if shape else weight
+        out[f"{name}.bias"] = torch.empty(width).normal_(generator=generator).mul_(0.1)
+    return out
 
-    def linear(name: str, value: torch.Tensor) -> torch.Tensor:
-        return value @ tensors[f"{name}.weight"].flatten(1).T + tensors[f"{name}.bias"]
+
+def _linear(tensors: Tensors, name: str, value: torch.Tensor) -> torch.Tensor:
+    return value @ tensors[f"{name}.weight"].flatten(1).T + tensors[f"{name}.bias"]
+
+
+def _norm(value: torch.Tensor) -> torch.Tensor:
+    centred = value - value.mean(2, keepdim=True)
+    return centred / (centred.square().mean(2, keepdim=True) + 1e-6).sqrt()
+
+
+def _patches(tensors: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
+    """Tokens of ``(n, c, h, w)`` with their places."""
+    patches = x.unfold(2, 2, 2).unfold(3, 2, 2)  # n, c, rows, columns, 2, 2
+    flat = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+    return _linear(tensors, name, flat) + tensors["pos_embed"]
+
+
+def _time(tensors: Tensors, t: torch.Tensor) -> torch.Tensor:
+    angles = t[:, None].float() * torch.exp(-math.log(1e4) * torch.arange(128) / 128)
+    time = _linear(
+        tensors, "t_embedder.mlp.0", torch.cat([torch.cos(angles), torch.sin(angles)], 1)
+    )
+    return _linear(tensors, "t_embedder.mlp.2", F.silu(time))
+
+
+def _blocks(
+    tensors: Tensors, h: torch.Tensor, time: torch.Tensor, captions: torch.Tensor, heads: int,
+    added: list[torch.Tensor],
+) -> list[torch.Tensor]:  # fmt: skip
+    """The tokens behind every block; ``added`` to those of the first ones."""
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))
         share = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[3]), 3)
         return (share @ v).transpose(1, 2).flatten(2)
 
-    def norm(value: torch.Tensor) -> torch.Tensor:
-        centred = value - value.mean(2, keepdim=True)
-        return centred / (centred.square().mean(2, keepdim=True) + 1e-6).sqrt()
-
-    patches = x.unfold(2, 2, 2).unfold(3, 2, 2)  # n, c, rows, columns, 2, 2
-    h = linear("x_embedder.proj", patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))
-    h = h + tensors["pos_embed"]
-    rates = torch.exp(-math.log(1e4) * torch.arange(128) / 128)
-    angles = t[:, None].float() * rates
-    time = linear("t_embedder.mlp.0", torch.cat([torch.cos(angles), torch.sin(angles)], 1))
-    time = linear("t_embedder.mlp.2", F.silu(time))
-    shared = linear("t_block.1", F.silu(time)).unflatten(1, (6, -1))
-    if "y_pos_embed" in tensors:
-        captions = captions + tensors["y_pos_embed"]
-    captions = F.gelu(linear("y_embedder.y_proj.fc1", captions), approximate="tanh")
-    captions = linear("y_embedder.y_proj.fc2", captions)
-    depth = sum(name.endswith(".attn.qkv.weight") for name in tensors)
-    for block in (f"blocks.{i}" for i in range(depth)):
+    shared = _linear(tensors, "t_block.1", F.silu(time)).unflatten(1, (6, -1))
+    captions = _linear(tensors, "y_embedder.y_proj.fc1", captions)
+    captions = _linear(tensors, "y_embedder.y_proj.fc2", F.gelu(captions, approximate="tanh"))
+    out = []
+    for n in range(sum(name.endswith(".attn.qkv.weight") for name in tensors)):
+        block = f"blocks.{n}"
         own = (tensors[f"{block}.scale_shift_table"] + shared)[:, :, None]
         shift, scale, gate, shift2, scale2, gate2 = own.unbind(1)
-        q, k, v = linear(f"{block}.attn.qkv", norm(h) * (1 + scale) + shift).chunk(3, 2)
-        h = h + gate * linear(f"{block}.attn.proj", attend(q, k, v))
-        k, v = linear(f"{block}.cross_attn.kv_linear", captions).chunk(2, 2)
-        q = linear(f"{block}.cross_attn.q_linear", h)
-        h = h + linear(f"{block}.cross_attn.proj", attend(q, k, v))
-        inner = linear(f"{block}.mlp.fc1", norm(h) * (1 + scale2) + shift2)
-        h = h + gate2 * linear(f"{block}.mlp.fc2", F.gelu(inner, approximate="tanh"))
+        q, k, v = _linear(tensors, f"{block}.attn.qkv", _norm(h) * (1 + scale) + shift).chunk(3, 2)
+        h = h + gate * _linear(tensors, f"{block}.attn.proj", attend(q, k, v))
+        k, v = _linear(tensors, f"{block}.cross_attn.kv_linear", captions).chunk(2, 2)
+        q = _linear(tensors, f"{block}.cross_attn.q_linear", h)
+        h = h + _linear(tensors, f"{block}.cross_attn.proj", attend(q, k, v))
+        inner = _linear(tensors, f"{block}.mlp.fc1", _norm(h) * (1 + scale2) + shift2)
+        h = h + gate2 * _linear(tensors, f"{block}.mlp.fc2", F.gelu(inner, approximate="tanh"))
+        if n < len(added):
+            h = h + added[n]
+        out.append(h)
+    return out
+
+
+def control(
+    tensors: Tensors,
+    x: torch.Tensor,
+    picture: torch.Tensor,
+    t: torch.Tensor,
+    captions: torch.Tensor,
+    heads: int,
+) -> list[torch.Tensor]:
+    """What a ControlNet answers behind every block, to be ``added`` in :func:`forward`."""
+    tokens = _patches(tensors, "x_embedder.proj", x) + _patches(tensors, "c_embedder.proj", picture)
+    behind = _blocks(tensors, tokens, _time(tensors, t), captions, heads, [])
+    return [_linear(tensors, f"outlets.{n}", h) for n, h in enumerate(behind)]
+
+
+def forward(
+    tensors: Tensors,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    captions: torch.Tensor,
+    heads: int,
+    added: list[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """``(n, c, h, w)``, timesteps ``(n,)``, ``(n, tokens, caption)`` → ``(n, 2c, h, w)``."""
+    n, _, height, width = x.shape
+    time = _time(tensors, t)
+    if "y_pos_embed" in tensors:
+        captions = captions + tensors["y_pos_embed"]
+    h = _patches(tensors, "x_embedder.proj", x)
+    h = _blocks(tensors, h, time, captions, heads, added or [])[-1]
     shift, scale = (tensors["final_layer.scale_shift_table"] + time[:, None]).chunk(2, 1)
-    out = linear("final_layer.linear", norm(h) * (1 + scale) + shift)
-    out = out.view(n, *grid, 2, 2, -1).permute(0, 5, 1, 3, 2, 4)
+    out = _linear(tensors, "final_layer.linear", _norm(h) * (1 + scale) + shift)
+    out = out.view(n, height // 2, width // 2, 2, 2, -1).permute(0, 5, 1, 3, 2, 4)
     return out.reshape(n, -1, height, width)

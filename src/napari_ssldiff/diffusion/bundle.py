@@ -65,6 +65,9 @@ class ModelSpec:
     time_offset
         Added to the timesteps that the network is given by the preset ``paper``, as the model's
         published sampler does.
+    control
+        Whether the network can be shown a picture besides, as latents behind those that it denoises
+        (:mod:`napari_ssldiff.diffusion.control`).
     """
 
     window: int
@@ -76,6 +79,7 @@ class ModelSpec:
     schedule: Mapping[str, Any]
     student: StudentSpec | None = None
     time_offset: int = 0
+    control: bool = False
 
     @property
     def cell(self) -> int:

@@ -54,6 +54,9 @@ class CanvasTask:
     guide
         What the canvas is to look like from afar (:mod:`napari_ssldiff.diffusion.steer`); only
         where it is sampled as a whole.
+    control
+        ``(c, h, w)`` latents of a picture of the canvas that is shown to a network with
+        ``spec.control``, such as a mask of cells. What guidance leads away from sees none.
     """
 
     box: Box
@@ -68,6 +71,7 @@ class CanvasTask:
     guidance_interval: tuple[float, float] | None = None
     negative: torch.Tensor | None = None
     guide: Guide | None = None
+    control: torch.Tensor | None = None
 
     @property
     def needs_known(self) -> bool:
@@ -157,6 +161,8 @@ class Sampling:
             raise ValueError(f"the preset {preset.name} is sampled by lazy.LazyCanvas")
         if task.needs_known and task.known is None:
             raise ValueError("a strength below 1 or a mask needs the known latents")
+        if task.control is not None and not model.spec.control:
+            raise ValueError("the model takes no control")
         student = model.spec.student if preset.uses_student(model.spec) else None
         if student is not None and (task.steps != student.steps or task.guidance != 1):
             raise ValueError(f"the student takes {student.steps} steps at guidance 1")
@@ -171,6 +177,10 @@ class Sampling:
         if self.idle:
             return
         self._null = self.calls.condition(task.unwanted(self.spec))
+        if task.control is not None:
+            edge = self.spec.window_latents
+            nothing = torch.zeros(1, len(task.control), edge, edge, device=self.device)
+            self._null = self._null.beside(nothing)
         self.batch = task.batch or choose_batch(
             model, max(self.plan.passes), len(self.plan.windows), check
         )
@@ -252,7 +262,7 @@ class Sampling:
         for first in range(0, len(windows), self.batch):
             batch = places[first : first + self.batch]
             stacked = torch.stack([x[place] for place in batch])
-            condition = conditions[first : first + self.batch]
+            condition = self._shown(conditions, windows, first)
             try:
                 made = guided(self.calls, stacked, t, level, condition, self._null, guidance)
             except NotFiniteError as error:
@@ -265,6 +275,15 @@ class Sampling:
             for place, prediction in zip(batch, made, strict=True):
                 fused[place].add_(prediction)  # += would copy the sum onto itself besides
             yield self.calls.counters.evaluations
+
+    def _shown(self, conditions: Condition, windows: Sequence[Box], first: int) -> Condition:
+        """Conditions of the batch that begins at ``first``, and what the task shows besides."""
+        batch = conditions[first : first + self.batch]
+        control = self.task.control
+        if control is None:
+            return batch
+        parts = [control[(slice(None), *w.slices)] for w in windows[first : first + self.batch]]
+        return batch.beside(torch.stack(parts).to(self.device))
 
     def settle(self, fused: torch.Tensor, coverage: torch.Tensor, part: Box) -> torch.Tensor:
         """x0 of a part of the canvas, from the sums of :meth:`fuse` and :meth:`coverage`."""

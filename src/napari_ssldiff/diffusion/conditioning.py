@@ -32,6 +32,11 @@ class Condition:
     def __len__(self) -> int:
         return len(self.context)
 
+    def beside(self, control: torch.Tensor) -> Condition:
+        """The batch with ``(n, channels, h, w)`` of what is to be shown to the network as well."""
+        whole = control if self.spatial is None else torch.cat([self.spatial, control], 1)
+        return Condition(self.context, whole)
+
     def to(self, device: torch.device) -> Condition:
         """The batch on a device."""
         spatial = None if self.spatial is None else self.spatial.to(device)

@@ -120,6 +120,8 @@ def measure(card: ModelCard, made: Skeleton, device: torch.device, kept: Precisi
     def denoise(network: nn.Module) -> None:
         condition = projection(empty(1, spec.tokens**2, spec.token_width))
         x = empty(1, spec.latent_channels, edge, edge)
+        if spec.control:
+            condition = condition.beside(torch.empty_like(x))
         x = x if condition.spatial is None else torch.cat([x, condition.spatial], 1)
         network(x, torch.empty(1, device=META, dtype=torch.long), condition.context)
 

@@ -11,6 +11,7 @@ from torch import nn
 from napari_ssldiff.diffusion.autoencoder import BORDER, Autoencoder
 from napari_ssldiff.diffusion.bundle import ModelSpec
 from napari_ssldiff.diffusion.conditioning import TokenProjection
+from napari_ssldiff.diffusion.control import ControlledPixCell, PixCellControl
 from napari_ssldiff.diffusion.pixcell import PixCellNetwork, PixCellProjection
 from napari_ssldiff.diffusion.projections import VectorProjection
 from napari_ssldiff.diffusion.zoomldm import ZoomProjection
@@ -55,9 +56,14 @@ def autoencoder(part: Part) -> Autoencoder:
 
 def network(part: Part) -> nn.Module:
     """The denoiser of a card, without weights: ``network(x, t, context).sample``."""
-    network = stock(part)
+    network, control = stock(part), part.get("control")
     if isinstance(network, diffusers.PixArtTransformer2DModel):
-        return PixCellNetwork(network)
+        if not control:
+            return PixCellNetwork(network)
+        second = PixCellControl(part["config"], int(control["blocks"]))
+        return ControlledPixCell(network, second)
+    if control:
+        raise ModelError(f"a control is known for PixArt transformers only, not {part['class']}")
     return network
 
 

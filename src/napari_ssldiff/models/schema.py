@@ -73,12 +73,19 @@ class Autoencoder(_Part):
     border: int = Field(4, ge=0)
 
 
+class Control(_Closed):
+    """A ControlNet beside the denoiser; its weights are among the denoiser's."""
+
+    blocks: PositiveInt
+
+
 class Network(_Part):
     """The denoiser."""
 
     class_: Text = Field(alias="class")
     config: dict[str, Any]
     prediction: Literal["epsilon", "v_prediction", "sample"]
+    control: Control | None = None
 
 
 class Conditioning(_Part):

@@ -54,6 +54,7 @@ def model_spec(card: ModelCard) -> ModelSpec:
         schedule=dict(card.parts["scheduler"]),
         student=StudentSpec(int(student["steps"]), float(student["guidance"])) if student else None,
         time_offset=int(unet.get("time_offset", 0)),
+        control=bool(unet.get("control")),
     )
 
 

@@ -50,6 +50,8 @@ def make(plain_pixart: Any, vae: dict[str, Any]) -> Make:
         config |= {"num_attention_heads": HEADS, "attention_head_dim": WIDTH // HEADS,
                    "num_layers": 2, "cross_attention_dim": WIDTH, "sample_size": 8,
                    "caption_channels": CAPTION}  # fmt: skip
+        if "control" in own["denoiser"]:
+            own["denoiser"]["control"] = {"blocks": 1}
         own |= {"autoencoder": vae, "encoder": {"width": CAPTION}}
         side = card.window // card.cell
         card = replace(card, window=64, cell=64 // side, parts=own)
@@ -68,6 +70,19 @@ def own_folder(original: Tensors) -> Tensors:
     if places is not None:
         out["transformer.y_pos_embed.y_pos_embed"] = places
     return out
+
+
+def beside(second: Tensors) -> Tensors:
+    """A ControlNet as the authors' class names and saves it, ends that it never uses included."""
+    names = {"c_embedder.proj": "cond_pos_embed.proj", "outlets.": "controlnet_blocks."}
+    left = {k: v for k, v in second.items() if k != "pos_embed" and not k.startswith(tuple(names))}
+    out = pixart_tensors(left)
+    for key in second.keys() - left.keys() - {"pos_embed"}:
+        old = next(n for n in names if key.startswith(n))
+        out[key.replace(old, names[old])] = second[key]
+    ends = ("proj_out.weight", "proj_out.bias", "scale_shift_table")
+    out |= {name: torch.zeros(1) for name in (*ends, "caption_projection.uncond_embedding")}
+    return {f"controlnet.{k}": v for k, v in out.items()}
 
 
 def load(card: ModelCard, converted: Converted, part: str) -> Any:
@@ -233,3 +248,94 @@ def test_the_published_size_is_the_cards(name: str, count: int) -> None:
         sum(v.numel() for v in tensors.values()) == card.extra["sizes"]["conditioning_parameters"]
     )
     assert tensors["null"].shape == (count, 1536)
+
+
+@pytest.fixture
+def cells(make: Make, plain_pixart: Any) -> tuple[ModelCard, Tensors, Tensors]:
+    """The card that reads a mask, narrow; a transformer and its ControlNet in PixArt's names."""
+    card, tensors = make("pixcell-256-cells")
+    return card, tensors, plain_pixart.random_control(WIDTH, 1, 8, CAPTION, scale=0.5)
+
+
+@torch.inference_mode()
+def test_a_mask_of_cells_is_heard_as_the_original_hears_it(
+    cells: tuple[ModelCard, Tensors, Tensors], plain_pixart: Any
+) -> None:
+    card, tensors, second = cells
+    converted = convert({**own_folder(tensors), **beside(second)}, card)
+    assert len(converted.unused) == 4
+    network = load(card, converted, "denoiser")
+    projection = load(card, converted, "conditioning")
+    torch.manual_seed(0)
+    x, picture, t = torch.randn(3, 16, 8, 8), torch.randn(3, 16, 8, 8), torch.tensor([900, 400, 3])
+    picture[1] = 0  # the row that guidance leads away from
+    vectors = torch.nn.functional.normalize(torch.randn(3, 1, CAPTION), dim=2)
+    found = network(torch.cat([x, picture], 1), t, projection(vectors).context).sample
+    captions = vectors * projection.scale
+    added = plain_pixart.control(second, x, picture, t, captions, HEADS)
+    added = [a * torch.tensor([1.0, 0.0, 1.0])[:, None, None] for a in added]
+    wanted = plain_pixart.forward(tensors, x, t, captions, HEADS, added)[:, :16]
+    torch.testing.assert_close(found, wanted, atol=LIMIT, rtol=0)
+    plain = plain_pixart.forward(tensors, x, t, captions, HEADS)[:, :16]
+    assert float((wanted - plain)[[0, 2]].abs().mean()) > 0.1
+
+
+@torch.inference_mode()
+def test_without_a_mask_it_is_the_model_without_one(
+    cells: tuple[ModelCard, Tensors, Tensors],
+) -> None:
+    card, tensors, second = cells
+    network = load(card, convert({**own_folder(tensors), **beside(second)}, card), "denoiser")
+    torch.manual_seed(0)
+    x, t, context = torch.randn(2, 16, 8, 8), torch.tensor([900, 5]), torch.randn(2, 1, CAPTION)
+    wanted = network.transformer(
+        x, encoder_hidden_states=context, timestep=t,
+        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+    ).sample[:, :16]  # fmt: skip
+    shown = network(torch.cat([x, torch.randn_like(x)], 1), t, context).sample
+    assert torch.equal(network(x, t, context).sample, wanted)
+    assert torch.equal(network(torch.cat([x, torch.zeros_like(x)], 1), t, context).sample, wanted)
+    assert not torch.allclose(shown, wanted, atol=0.01)
+
+
+@torch.inference_mode()
+def test_a_copy_hears_with_its_own_ears(cells: tuple[ModelCard, Tensors, Tensors]) -> None:
+    card, tensors, second = cells
+    network = load(card, convert({**own_folder(tensors), **beside(second)}, card), "denoiser")
+    other = copy.deepcopy(network)
+    inputs = torch.randn(1, 32, 8, 8), torch.tensor([500]), torch.randn(1, 1, CAPTION)
+    before = network(*inputs).sample
+    for weight in network.control.parameters():
+        weight.zero_()
+    assert torch.equal(other(*inputs).sample, before)
+    assert not torch.allclose(network(*inputs).sample, before, atol=0.01)
+
+
+def test_a_folder_without_the_controlnet_is_refused_and_one_with_it_serves_the_plain_card(
+    cells: tuple[ModelCard, Tensors, Tensors], make: Make
+) -> None:
+    card, tensors, second = cells
+    with pytest.raises(ModelError, match=r"pixcell-256-cells needs the folder controlnet/"):
+        convert(own_folder(tensors), card)
+    whole = {**own_folder(tensors), **beside(second)}
+    nested = {
+        k.replace("controlnet.", "controlnet.transformer.") if "_blocks." not in k else k: v
+        for k, v in whole.items()
+    }
+    assert (
+        convert(nested, card).parts["denoiser"].keys()
+        == convert(whole, card).parts["denoiser"].keys()
+    )
+    lone = convert(whole, make("pixcell-256")[0])
+    assert sum(name.startswith("controlnet.") for name in lone.unused) == len(beside(second))
+    few = {k: v for k, v in whole.items() if k != "controlnet.controlnet_blocks.0.bias"}
+    with pytest.raises(ModelError, match=r"control\.controlnet_blocks\.0\.bias is missing"):
+        convert(few, card)
+
+
+def test_the_published_controlnet_has_the_size_that_its_folder_tells_of() -> None:
+    card = read_card(CATALOGUE / "pixcell-256-cells.yaml")
+    with torch.device("meta"):
+        network: Any = parts.network(card.parts["denoiser"])
+    size = sum(p.numel() for p in network.parameters())
+    assert size == card.extra["sizes"]["denoiser_parameters"] == 608_072_960 + 622_605_312

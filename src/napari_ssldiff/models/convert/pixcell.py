@@ -19,6 +19,10 @@ _TRANSFORMER = "transformer."
 _NULL = "caption_projection.uncond_embedding"
 _PLACES = "y_pos_embed.y_pos_embed"
 
+_CONTROL = "controlnet."
+#: What a transformer does behind its last block.
+_END = ("proj_out.", "scale_shift_table")
+
 #: The original's name → diffusers', outside the blocks.
 _OUTSIDE = {
     "x_embedder.proj": "pos_embed.proj",
@@ -57,19 +61,42 @@ def _parts(network: Tensors, null: torch.Tensor, places: torch.Tensor | None) ->
 def _own_folder(tensors: Tensors, card: ModelCard) -> Converted:
     prefix = _TRANSFORMER if _TRANSFORMER + _NULL in tensors else ""
     network = component(tensors, "transformer") if prefix else tensors
-    network = {k: v for k, v in network.items() if not k.startswith("vae.")}
+    network = {k: v for k, v in network.items() if not k.startswith(("vae.", _CONTROL))}
     null, places = network.pop(_NULL), network.pop(_PLACES, None)
     out = _parts(network, null, places)
+    second, unused = _control(component(tensors, "controlnet"), card)
+    out["denoiser"] = {**out["denoiser"], **second}
     vae, part = component(tensors, "vae"), card.parts["autoencoder"]
-    unused: tuple[str, ...] = ()
     if vae and "absent" in part:  # the card names a component, which is installed on its own
-        unused = tuple(f"vae.{name}" for name in vae)
+        unused += tuple(f"vae.{name}" for name in vae)
     elif vae:
         out["autoencoder"] = stock_autoencoder(vae, part)
-    strange = sorted(k for k in tensors if prefix and not k.startswith((prefix, "vae.")))
+    known = (prefix, "vae.", _CONTROL)
+    strange = sorted(k for k in tensors if prefix and not k.startswith(known))
     if strange:
         raise ModelError(f"the folder has tensors that nothing needs: {', '.join(strange[:10])}")
     return Converted(out, unused)
+
+
+def _control(tensors: Tensors, card: ModelCard) -> tuple[Tensors, tuple[str, ...]]:
+    """A folder's ControlNet under the denoiser's names, and the names that nothing needs.
+
+    It is a transformer of its own, of which the end is never asked, and the null condition and the
+    places of tokens are those of the first one.
+    """
+    if not card.parts["denoiser"].get("control"):
+        return {}, tuple(_CONTROL + name for name in tensors)
+    if not tensors:
+        raise ModelError(f"{card.id} needs the folder controlnet/ beside transformer/")
+    out, unused = {}, []
+    for name, tensor in tensors.items():
+        # The authors' later code keeps the transformer's own layers one level down.
+        own = name.removeprefix(_TRANSFORMER)
+        if own.startswith(_END) or own in (_NULL, _PLACES):
+            unused.append(_CONTROL + name)
+        else:
+            out[f"control.{own}"] = tensor
+    return out, tuple(unused)
 
 
 def pixart_tensors(tensors: Tensors) -> dict[str, torch.Tensor]:

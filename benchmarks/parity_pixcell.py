@@ -20,6 +20,7 @@ import yaml
 import napari_ssldiff.models
 from napari_ssldiff.models import parts, read_card
 from napari_ssldiff.models.convert import convert, layout_of
+from napari_ssldiff.models.convert.pixcell import pixart_tensors
 from napari_ssldiff.models.skeleton import model_spec
 
 CATALOGUE = Path(napari_ssldiff.models.__file__).parent / "catalogue"
@@ -29,7 +30,7 @@ SIZE = 32
 def check() -> dict[str, Any]:
     """Counts of both checkpoints' tensors, and differences of all outputs."""
     models = {}
-    for name in ("pixcell-256", "pixcell-1024"):
+    for name in ("pixcell-256", "pixcell-256-cells", "pixcell-1024"):
         models[name] = _check(name)
         gc.collect()
     return {
@@ -37,6 +38,22 @@ def check() -> dict[str, Any]:
         "outputs": [row for made in models.values() for row in made["outputs"]],
         "seconds_per_call": {name: made["seconds"] for name, made in models.items()},
     }
+
+
+def _folder(tensors: plain.Tensors, second: plain.Tensors) -> plain.Tensors:
+    """Transformer and ControlNet as the published folder names them."""
+    names = {"c_embedder.proj": "cond_pos_embed.proj", "outlets.": "controlnet_blocks."}
+    left = {k: v for k, v in tensors.items() if k not in ("pos_embed", "y_embedder.y_embedding")}
+    out = {f"transformer.{k}": v for k, v in pixart_tensors(left).items()}
+    null = "caption_projection.uncond_embedding"
+    out[f"transformer.{null}"] = tensors["y_embedder.y_embedding"]
+    own = {k: v for k, v in second.items() if k.startswith(tuple(names))}
+    left = {k: v for k, v in second.items() if k not in own and k != "pos_embed"}
+    out |= {f"controlnet.{k}": v for k, v in pixart_tensors(left).items()}
+    for key, value in own.items():
+        old = next(n for n in names if key.startswith(n))
+        out[f"controlnet.{key.replace(old, names[old])}"] = value
+    return out
 
 
 @torch.inference_mode()
@@ -50,13 +67,19 @@ def _check(name: str) -> dict[str, Any]:
     card = replace(card, parts=own)
     tokens, places = (card.window // card.cell) ** 2, config["interpolation_scale"]
     tensors = plain.random_tensors(1152, 28, SIZE, tokens, 1536, scale=places)
-    converted = convert(tensors, card)
+    second: dict[str, torch.Tensor] = {}
+    if control := card.parts["denoiser"].get("control"):
+        second = plain.random_control(1152, control["blocks"], SIZE, 1536, scale=places)
+    source = _folder(tensors, second) if second else tensors
+    converted = convert(source, card)
     with torch.device("meta"):
         network: Any = parts.network(card.parts["denoiser"])
     # The fixed places of patches are no weights: a module on the device meta lacks them.
     patches = network.transformer.pos_embed
     made = type(patches)(SIZE, SIZE, 2, in_channels=1, embed_dim=1152, interpolation_scale=places)
-    patches.pos_embed = made.pos_embed
+    for module in network.modules():
+        if isinstance(module, type(patches)):
+            module.pos_embed = made.pos_embed
     network.load_state_dict(converted.parts["denoiser"], assign=True)
     network.eval()
     projection: Any = parts.projection(card.parts["conditioning"], model_spec(card))
@@ -65,15 +88,21 @@ def _check(name: str) -> dict[str, Any]:
     x, t = torch.randn(1, 16, SIZE, SIZE), torch.tensor([700])
     vectors = torch.nn.functional.normalize(torch.randn(1, tokens, 1536), dim=2)
     null = tensors["y_embedder.y_embedding"][None]
-    rows, begin = [], time.perf_counter()
-    for what, asked, captions in (
-        ("conditioned", vectors, vectors * projection.scale),
-        ("no condition", torch.zeros_like(vectors), null),
-    ):
-        found = network(x, t, projection(asked).context).sample
-        seconds = time.perf_counter() - begin
-        wanted = plain.forward(tensors, x, t, captions, 16)[:, :16]
+    picture = torch.randn(1, 16, SIZE, SIZE)
+    asked_for = [
+        ("conditioned", vectors, vectors * projection.scale, False),
+        ("no condition", torch.zeros_like(vectors), null, False),
+    ]
+    if second:
+        asked_for.append(("with a mask", vectors, vectors * projection.scale, True))
+    rows = []
+    for what, asked, captions, shown in asked_for:
         begin = time.perf_counter()
+        inputs = torch.cat([x, picture], 1) if shown else x
+        found = network(inputs, t, projection(asked).context).sample
+        seconds = time.perf_counter() - begin
+        added = plain.control(second, x, picture, t, captions, 16) if shown else None
+        wanted = plain.forward(tensors, x, t, captions, 16, added)[:, :16]
         rows.append(
             {
                 "what": f"{name}, {what}",
@@ -85,8 +114,8 @@ def _check(name: str) -> dict[str, Any]:
     taken = {part: len(values) for part, values in converted.parts.items()}
     return {
         "checkpoint": {
-            "layout": layout_of(tensors).name,
-            "tensors": len(tensors),
+            "layout": layout_of(source).name,
+            "tensors": len(source),
             "taken, with three and two for each that is split": taken,
             "known and not needed": sorted(converted.unused),
             "parameters": sum(v.numel() for v in converted.parts["denoiser"].values()),

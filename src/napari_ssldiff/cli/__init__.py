@@ -14,6 +14,7 @@ from napari_ssldiff import __version__
 from napari_ssldiff.cli import (
     augment,
     bench,
+    cells,
     edit,
     evaluate,
     fields,
@@ -118,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     vary.add_argument(
         "--guide-strength", type=float, default=1.0, help="0…1: how much it keeps to it (default 1)"
     )
+    cells.add_option(vary)
     vary.add_argument("--field", type=Path, metavar="FIELD", help="paint this field instead")
     vary.add_argument("--format", default="0.5", help="OME-Zarr 0.5 or 0.4")
     vary.add_argument("--png", type=Path, metavar="FILE", help="side-by-side picture")

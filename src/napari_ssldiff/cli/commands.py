@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from napari_ssldiff.cli.cells import cells_of, check_option
 from napari_ssldiff.cli.coarse import field_of, guide_of
 from napari_ssldiff.cli.deliver import Meter, picture, render, say, write_result
 from napari_ssldiff.cli.sources import load_model, open_source, region_of
@@ -116,6 +117,7 @@ def vary(arguments: argparse.Namespace) -> None:
     sampler = sampler_of(arguments)
     if not 0 <= arguments.guide_strength <= 1:
         raise InputError(f"--guide-strength is between 0 and 1, got {arguments.guide_strength}")
+    check_option(arguments.cells)
     if arguments.grid not in ("source", "model"):
         raise InputError(f"the grid is source or model, got {arguments.grid!r}")
     names = ("grow", "feather", "context", "match")
@@ -136,6 +138,10 @@ def vary(arguments: argparse.Namespace) -> None:
         match = lengths["match"].pixels(model, "--match")
         field, history = field_of(arguments.field)
         guide = guide_of(arguments, scene, region, bundle, around=max(context, match), grow=grow)
+        cells = cells_of(
+            arguments.cells, scene, region, bundle,
+            grid=arguments.grid, around=max(context, match), grow=grow,
+        )  # fmt: skip
         request = make_request(
             scene,
             region,
@@ -144,6 +150,7 @@ def vary(arguments: argparse.Namespace) -> None:
             field=field,
             history=history,
             guide=guide,
+            cells=cells,
             grid=arguments.grid,
             grow=grow,
             feather=lengths["feather"].pixels(output, "--feather"),

@@ -19,6 +19,7 @@ from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.models.priors import Words
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.synthesis.cancel import CancelToken
+from napari_ssldiff.synthesis.cells import CellMask
 from napari_ssldiff.synthesis.coarse import CoarsePicture, averaged, coarse_shape
 from napari_ssldiff.synthesis.frame import Frame, plan_frame
 from napari_ssldiff.synthesis.imagine import Imagined, Prompt, imagine
@@ -271,6 +272,7 @@ def make_request(
     match: int = 0,
     history: tuple[str, ...] = (),
     guide: CoarsePicture | None = None,
+    cells: CellMask | None = None,
     progress: Report | None = None,
     cancel: CancelToken | None = None,
 ) -> SynthesisRequest:
@@ -282,6 +284,8 @@ def make_request(
         What to paint, and how it came about; by default the region's own embeddings.
     guide
         What it is to look like from afar: :func:`source_guide` or :func:`picture_guide`.
+    cells
+        Where its cells are to lie: see :mod:`napari_ssldiff.synthesis.cell_masks`.
 
     Raises
     ------
@@ -309,4 +313,5 @@ def make_request(
         match=match,
         history=history,
         guide=guide,
+        cells=cells,
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region
+from napari_ssldiff.synthesis.cells import CellMask
 from napari_ssldiff.synthesis.coarse import CoarsePicture
 
 Grid = Literal["source", "model"]
@@ -130,6 +131,9 @@ class SynthesisRequest:
     guide
         What the canvas is to look like from afar, such as the source itself or a variation of
         lower magnification; ``None`` for nothing.
+    cells
+        Where its cells are to lie, for a model that takes such a mask; ``None`` leaves it to the
+        model.
     """
 
     model: str
@@ -145,6 +149,7 @@ class SynthesisRequest:
     match: int = 0
     history: tuple[str, ...] = ()
     guide: CoarsePicture | None = None
+    cells: CellMask | None = None
 
     def __post_init__(self) -> None:
         if self.grid not in ("source", "model"):
@@ -183,6 +188,7 @@ class SynthesisRequest:
             "match": self.match,
             "history": [json.loads(step) for step in self.history],
             **({"guide": self.guide.to_dict()} if self.guide else {}),
+            **({"cells": self.cells.to_dict()} if self.cells else {}),
         }
 
     @classmethod
@@ -225,6 +231,7 @@ class SynthesisRequest:
             match=data.get("match", 0),
             history=tuple(json.dumps(step, sort_keys=True) for step in data.get("history", ())),
             guide=CoarsePicture.from_dict(data["guide"]) if "guide" in data else None,
+            cells=CellMask.from_dict(data["cells"]) if "cells" in data else None,
         )
 
     @property

@@ -21,6 +21,7 @@ from napari_ssldiff.geometry import Box
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes import Scene
 from napari_ssldiff.synthesis.cancel import CancelToken
+from napari_ssldiff.synthesis.cell_masks import encode_cells, refuse_unless_heard
 from napari_ssldiff.synthesis.events import Event, Finished, Progress, Started
 from napari_ssldiff.synthesis.frame import Frame, denoise_mask, held_on_canvas, inside_on_canvas
 from napari_ssldiff.synthesis.match import correction
@@ -124,6 +125,8 @@ def _check(request: SynthesisRequest, bundle: ModelBundle) -> None:
             f"{bundle.encoder.spec.id}: embed the region with this model"
         )
     resolve(request.sampler, bundle)
+    if request.cells is not None:
+        refuse_unless_heard(bundle)
 
 
 def synthesize(
@@ -179,6 +182,10 @@ def synthesize(
     total = _evaluations(task, preset, bundle, frame)
     large = total > 0 and canvas_bytes(task, bundle.spec) > budget
     wholly = "match" if request.match else "guide" if request.guide else ""
+    if request.cells and preset.phases is not None:
+        raise InputError(
+            "a mask of cells is shown to a canvas, not with the preset lazy: choose another preset"
+        )
     if wholly and (large or preset.phases is not None):
         what = "the preset lazy" if preset.phases is not None else f"more than {budget} bytes"
         does = "colours are matched on" if wholly == "match" else "a guide steers"
@@ -193,6 +200,11 @@ def synthesize(
         known = _known(bundle, scene, frame, check, counters)
     if _needs_source(request):
         task = replace(task, known=known)
+    if request.cells:
+        yield Progress("reading the cells", 0, 1)
+        shape = frame.canvas.shape
+        control = encode_cells(bundle, request.cells, shape, check=check, counters=counters)
+        task = replace(task, control=control)
     run = _Run(request, bundle, frame, task, preset, total, cancel, counters, focus)
     if preset.phases is not None:
         way = run.tile_by_tile(budget)

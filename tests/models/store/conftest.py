@@ -192,8 +192,11 @@ def _cards() -> dict[str, dict[str, Any]]:
         "num_attention_heads": 4, "attention_head_dim": WIDTH // 4, "num_layers": 2,
         "cross_attention_dim": WIDTH, "sample_size": 8, "caption_channels": EMBEDDING,
     }  # fmt: skip
+    cells = _card("pixcell-256-cells", "small-cells", autoencoder={"ref": "small-vae"})
+    cells["denoiser"]["config"] = pixcell["denoiser"]["config"]
+    cells["denoiser"]["control"] = {"blocks": 1}
     folder = _narrow_ldm(_card("brca-20x", "own-unet"))
-    made = (encoder, brca, zoom, vae, pixcell, folder)
+    made = (encoder, brca, zoom, vae, pixcell, cells, folder)
     return {data["id"]: copy.deepcopy(data) for data in made}
 
 
@@ -299,6 +302,18 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     own["caption_projection.uncond_embedding"] = pixart["y_embedder.y_embedding"]
     files["pixcell"] = _save_folder(
         root / "PixCell-256", {"transformer": ({**config, "caption_num_tokens": 1}, own)}
+    )
+
+    names = {"c_embedder": "cond_pos_embed", "outlets": "controlnet_blocks"}
+    second = _plain("plain_pixart").random_control(WIDTH, 1, 8, EMBEDDING, scale=0.5)
+    mine = {k: v for k, v in second.items() if k.partition(".")[0] in names}
+    control = pixart_tensors({k: v for k, v in second.items() if k not in mine and "pos_" not in k})
+    for key, value in mine.items():
+        first, _, rest = key.partition(".")
+        control[f"{names[first]}.{rest}"] = value
+    files["cells"] = _save_folder(
+        root / "PixCell-256-Cell-ControlNet",
+        {"transformer": ({**config, "caption_num_tokens": 1}, own), "controlnet": ({}, control)},
     )
 
     part = cards["own-unet"]

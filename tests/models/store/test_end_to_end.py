@@ -18,6 +18,7 @@ LAYOUTS = {
     "zoomldm": ("small-zoom", "small-zoom:10x"),
     "pixcell": ("small-pixcell", "small-pixcell"),
     "pixart": ("small-pixcell", "small-pixcell"),
+    "cells": ("small-cells", "small-cells"),
     "diffusers": ("own-unet", "own-unet"),
 }
 
@@ -79,3 +80,10 @@ def test_a_checkpoint_becomes_a_variation_of_a_slide(
     assert facts["imported"]["model"]["hash_known"] is False
     assert facts["imported"]["model"]["file"] == file.name
     assert facts["imported"]["encoder"]["id"].startswith("tiny-vit@")
+    if layout != "cells":
+        return
+    kept = tmp_path / "kept.ome.zarr"
+    assert main([*words, "--cells", "source", "--device", "cpu", "-o", str(kept)]) == 0
+    assert not np.array_equal(np.asarray(zarr.open_group(kept, mode="r")["0"]), pixels)
+    facts = json.loads((kept / "zarr.json").read_text())["attributes"]["napari_ssldiff"]
+    assert facts["request"]["cells"]["bits"]

@@ -230,6 +230,27 @@ def backend() -> FakeBackend:
     return FakeBackend()
 
 
+@dataclass
+class ZoomingBackend(FakeBackend):
+    """Besides, a model of several magnifications, which is the nearest to slides."""
+
+    def models(self) -> list[FakeCard]:
+        sizes = {"20x": 0.5, "10x": 1.0, "5x": 4.0, "1.25x": 8.0}
+        zoom = [
+            FakeCard(f"zoom@abc:{name}", f"Zoom, {name}", "histology", size, "micrometer", 2.0)
+            for name, size in sizes.items()
+        ]
+        return [*super().models(), *zoom]
+
+    def choose(self, scene: Scene) -> FakeCard:
+        return self.models()[1 if scene.pixel_size.unit == "meter" else 2]
+
+
+@pytest.fixture
+def zooming() -> ZoomingBackend:
+    return ZoomingBackend()
+
+
 class Post:
     """The worker's messages, taken in one after another by the test's own thread."""
 

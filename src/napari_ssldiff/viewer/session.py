@@ -103,10 +103,29 @@ class Status:
     severity: Severity = "info"
 
 
+@dataclass(frozen=True)
+class Looked:
+    """How large a pixel of the screen is in the scene that it shows.
+
+    Parameters
+    ----------
+    resolution
+        Its length, on the ground where there is a projection; never less than that of the scene's
+        own pixels, because a view does not show more than the scene has.
+    unit
+        Of that length: micrometer, meter or degree.
+    """
+
+    resolution: float
+    unit: str
+
+
 @dataclass
 class Session:
     """State shared by the dock widget's panels. Each field has a signal in ``events``.
 
+    ``model_id`` names a variant where the model has several; ``variant`` is the one that was
+    chosen, empty where ``looked`` decides, which is ``None`` where the scene has no pixel size.
     ``held`` says that the jobs are paused. ``slides`` counts the endless slides that are open,
     ``missing`` the tiles that their views still lack; ``slides_paused`` says that none of these is
     made.
@@ -115,6 +134,8 @@ class Session:
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
     model_id: str = ""
+    variant: str = ""
+    looked: Looked | None = None
     device: str = "auto"
     devices: tuple[str, ...] = ()
     parameters: Parameters = field(default_factory=Parameters)

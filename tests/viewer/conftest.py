@@ -77,6 +77,7 @@ class FakeBackend:
     scenes: list[Scene] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
     prompts: list[Prompt] = field(default_factory=list)
+    guides: list[Any] = field(default_factory=list)
 
     def models(self) -> list[FakeCard]:
         return [
@@ -146,9 +147,11 @@ class FakeBackend:
         parameters: Any,
         *,
         content: Any = None,
+        coarse: Any = None,
         progress: Callable[[str, float, float], None],
         cancel: Any,
     ) -> SynthesisRequest:
+        self.guides.append(coarse)
         progress("embedding", 1, 2)
         self._work(self.delay, cancel)
         size = scene.encoder_pixel_size

@@ -101,10 +101,10 @@ def told_of(session: Session, cards: Sequence[Card]) -> str:
     card = next((card for card in own if card.id == session.model_id), None)
     if card is None:
         return ""
-    looked, taken = session.looked, f"{variant_of(card.id)}, {length(card.resolution, card.unit)}"
+    looked = session.looked
     if looked is None:
-        return f"{taken}: the image has no pixel size"
+        return f"{variant_of(card.id)}: the image has no pixel size"
     shown = length(looked.resolution, looked.unit)
     if session.variant:
-        return f"{taken}; you look at {shown}"
-    return f"{taken}: nearest to the {shown} that you look at"
+        return f"you look at {shown}"
+    return f"{variant_of(card.id)}: nearest to the view's {shown}"

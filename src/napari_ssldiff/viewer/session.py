@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from psygnal import SignalGroupDescriptor
 
@@ -104,6 +104,29 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Guide:
+    """The coarse picture that a variation keeps to.
+
+    Parameters
+    ----------
+    of
+        ``"nothing"``, ``"source"`` or ``"layer"``.
+    layer
+        Of the viewer, where ``of`` says so.
+    pixel
+        How long the picture's pixels are; in pixels, of the model's. Of length 0 they are as long
+        as the layer's own detail.
+    strength
+        How much it is kept to, in [0, 1].
+    """
+
+    of: Literal["nothing", "source", "layer"] = "nothing"
+    layer: Any = None
+    pixel: Length = _NONE
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class Looked:
     """How large a pixel of the screen is in the scene that it shows.
 
@@ -139,6 +162,7 @@ class Session:
     device: str = "auto"
     devices: tuple[str, ...] = ()
     parameters: Parameters = field(default_factory=Parameters)
+    guide: Guide = field(default_factory=Guide)
     wording: Wording = field(default_factory=Wording)
     busy: bool = False
     cancelling: bool = False

@@ -22,9 +22,11 @@ from napari_ssldiff.viewer.choice import ModelChoice
 from napari_ssldiff.viewer.endless import EndlessView, slide_of
 from napari_ssldiff.viewer.exporting import export_job
 from napari_ssldiff.viewer.field_job import OpenFieldJob
-from napari_ssldiff.viewer.jobs import GenerateJob, OpenSlideJob
+from napari_ssldiff.viewer.guides import Coarse, guide_for
+from napari_ssldiff.viewer.jobs import GenerateJob, OpenSlideJob, regions_to_come
 from napari_ssldiff.viewer.layer_scene import is_source, scene_of
 from napari_ssldiff.viewer.overlay import OverlayController
+from napari_ssldiff.viewer.overlays import Overlays
 from napari_ssldiff.viewer.patches import PatchesJob
 from napari_ssldiff.viewer.reader import layer_data
 from napari_ssldiff.viewer.region_book import RegionBook
@@ -81,7 +83,7 @@ class Workbench:
         self.source: Image | None = None
         self.scene: Scene | None = None
         self.choice = ModelChoice(viewer, self.backend, self.session)
-        self._overlays: dict[Any, OverlayController] = {}
+        self._overlays = Overlays(viewer)
         self._jobs: dict[int, tuple[Job, OverlayController | None]] = {}
         self.slides = Slides(viewer, self.session, self.worker)
         self._eta = Eta()
@@ -164,6 +166,8 @@ class Workbench:
         """Queue what the session's words say: in regions, all over the scene, or on a new canvas
         of ``width`` × ``height``."""
         if target == "canvas":
+            if self.session.guide.of == "source":
+                raise InputError("a new canvas is empty: it has no coarse picture to keep")
             model, variant = self.choice.taken, self.session.variant
             self.viewer.add_layer(layer := new_canvas(model, width, height))
             self.choose_source(layer)
@@ -199,12 +203,17 @@ class Workbench:
         model, device = model or self.choice.taken.id, self.session.device
         for region, _ in wanted:
             guard_size(region, "made", self.confirm)
-        overlay, how = self._overlay(source, scene), parameters or self.session.parameters
+        overlay, how = self._overlays.of(source, scene), parameters or self.session.parameters
         overlay.look()
         if how.over:
             scene = composite_scene(scene, overlay.store)
         look = overlay.paint, lambda: overlay.focus
-        made = [GenerateJob(scene, r, model, device, how, *look, p, content) for r, p in wanted]
+        made = [
+            GenerateJob(
+                scene, r, model, device, how, *look, p, content,
+                self._coarse(r, source, scene) if content is None else None,
+            ) for r, p in wanted
+        ]  # fmt: skip
         jobs: list[Job] = [*made] if content is None else [PatchesJob(tuple(made))]
         for job in jobs:
             self.submit(job, overlay)
@@ -296,9 +305,7 @@ class Workbench:
 
     def tick(self) -> None:
         """Show what the worker has painted; call it about ten times a second while busy."""
-        for overlay in self._overlays.values():
-            overlay.look()
-            overlay.flush()
+        self._overlays.flush()
         self.slides.flush()
 
     def close(self) -> bool:
@@ -319,12 +326,9 @@ class Workbench:
             self.regions.attach(self.source, self.scene)
         return self.scene, self.source
 
-    def _overlay(self, source: Image, scene: Scene) -> OverlayController:
-        overlay = self._overlays.get(source)
-        if overlay is None or overlay.closed or overlay.scene is not scene:
-            overlay = OverlayController(self.viewer, source, scene)
-            self._overlays[source] = overlay
-        return overlay
+    def _coarse(self, region: Region, source: Image, scene: Scene) -> Coarse | None:
+        waiting = regions_to_come(self._jobs.values(), self.card)
+        return guide_for(self.session.guide, region, source, scene, self._overlays, waiting)
 
     def submit(self, job: Job, overlay: OverlayController | None = None) -> None:
         """Queue a job."""
@@ -368,14 +372,8 @@ class Workbench:
         layer = event.value
         self.regions.layer_removed(layer)
         self.slides.serve()
-        for source, overlay in list(self._overlays.items()):
-            if overlay.is_preview(layer):
-                overlay.preview_removed()
-            if layer is overlay.layer or layer is source:
-                self._stop(overlay)
-            if layer is overlay.layer:
-                overlay.close()
-                del self._overlays[source]
+        for overlay in self._overlays.removed(layer):
+            self._stop(overlay)
         self.scenes_changed.emit()
         if layer is self.source:
             self.choose_source(next(iter(self.sources()), None))

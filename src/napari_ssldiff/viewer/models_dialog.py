@@ -196,6 +196,7 @@ class ModelsDialog(QDialog):
         state = row.state if row else ""
         fetchable = state == "known" and row is not None and " fetch " in row.note
         self.accept_terms.setEnabled(fetchable and not busy)
+        self.source.setEnabled(not busy)
         self.fetch.setEnabled(fetchable and self.accept_terms.isChecked() and not busy)
         self.verify.setEnabled(state in ("installed", "bundled", "broken") and not busy)
         self.remove.setEnabled(state in ("installed", "broken") and not busy)
@@ -356,8 +357,10 @@ def _agreed(name: str, source: int | None, work: Work) -> list[Entry] | None:
 
     entry = known(name)
     amount = size_of(entry, source)
-    if amount is not None and not work.ask(f"Download {name}? {amount.told.capitalize()}."):
-        return None
+    if amount is not None:
+        told = f"{amount.told[:1].upper()}{amount.told[1:]}"
+        if not work.ask(f"Download {name}? {told}."):
+            return None
     wanted = []
     for part in missing_parts(entry):
         try:

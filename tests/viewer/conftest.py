@@ -77,6 +77,7 @@ class FakeBackend:
     scenes: list[Scene] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
     prompts: list[Prompt] = field(default_factory=list)
+    guides: list[Any] = field(default_factory=list)
 
     def models(self) -> list[FakeCard]:
         return [
@@ -146,9 +147,11 @@ class FakeBackend:
         parameters: Any,
         *,
         content: Any = None,
+        coarse: Any = None,
         progress: Callable[[str, float, float], None],
         cancel: Any,
     ) -> SynthesisRequest:
+        self.guides.append(coarse)
         progress("embedding", 1, 2)
         self._work(self.delay, cancel)
         size = scene.encoder_pixel_size
@@ -228,6 +231,27 @@ class FakeBackend:
 @pytest.fixture
 def backend() -> FakeBackend:
     return FakeBackend()
+
+
+@dataclass
+class ZoomingBackend(FakeBackend):
+    """Besides, a model of several magnifications, which is the nearest to slides."""
+
+    def models(self) -> list[FakeCard]:
+        sizes = {"20x": 0.5, "10x": 1.0, "5x": 4.0, "1.25x": 8.0}
+        zoom = [
+            FakeCard(f"zoom@abc:{name}", f"Zoom, {name}", "histology", size, "micrometer", 2.0)
+            for name, size in sizes.items()
+        ]
+        return [*super().models(), *zoom]
+
+    def choose(self, scene: Scene) -> FakeCard:
+        return self.models()[1 if scene.pixel_size.unit == "meter" else 2]
+
+
+@pytest.fixture
+def zooming() -> ZoomingBackend:
+    return ZoomingBackend()
 
 
 class Post:

@@ -147,10 +147,95 @@ def test_models_are_fetched_imported_checked_and_removed_by_clicks(
     assert "napari-ssldiff-store" not in {thread.name for thread in threading.enumerate()}
 
 
-def picture(dialog: Any) -> None:
+def test_components_are_asked_for_with_their_terms_and_a_source_is_chosen(
+    make_napari_viewer: Callable[..., Any], qtbot: Any, own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The catalogue's own cards; only the download itself is not one."""
+    from types import SimpleNamespace
+
+    from huggingface_hub import constants
+    from qtpy.QtCore import Qt
+    from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton
+
+    from napari_ssldiff.errors import ModelError
+    from napari_ssldiff.models import store
+    from napari_ssldiff.models.store import together
+    from napari_ssldiff.viewer.models_dialog import ModelsDialog
+
+    fetched: list[tuple[str, Any]] = []
+
+    def fetch(name: str, *, source: Any = None, **options: Any) -> Any:
+        assert options["accept_licence"]
+        fetched.append((name, source))
+        if name == "uni2-h":
+            raise ModelError("MahmoodLab/UNI2-h is gated and no token is at hand")
+        return SimpleNamespace(id=f"{name}@abc")
+
+    for module in (store, together):
+        monkeypatch.setattr(module, "fetch", fetch)
+    nobody = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nobody)
+    viewer = make_napari_viewer()
+    dialog = ModelsDialog(viewer.window._qt_window)
+    dialog.show()
+    qtbot.waitExposed(dialog)
+    question, source = dialog.findChild(QLabel, "models_question"), dialog.source
+
+    def press(name: str) -> None:
+        found = dialog.findChild(QPushButton, name)
+        qtbot.waitUntil(lambda: found.isVisible() and found.isEnabled(), timeout=60_000)
+        qtbot.mouseClick(found, Qt.MouseButton.LeftButton)
+
+    def asked(words: str) -> str:
+        qtbot.waitUntil(lambda: question.isVisible() and words in question.text(), timeout=60_000)
+        return str(question.text())
+
+    dialog.choose("demo-naip")
+    assert not source.isVisible()
+    assert "download" not in dialog.facts.toPlainText()
+    dialog.choose("pixcell-256")
+    assert "~2.43 GB" in {dialog.table.item(n, 2).text() for n in range(dialog.table.rowCount())}
+    assert isinstance(source, QComboBox)
+    assert source.isVisible()
+    assert source.currentText() == "StonyBrook-CVLab/PixCell-256 (~2.43 GB)"
+    dialog.findChild(QCheckBox, "models_accept").click()
+    press("models_fetch")
+    asked("Download pixcell-256? About 2.43 GB, as published.")
+    assert fetched == []
+    press("models_yes")
+    told = asked("pixcell-256 needs the autoencoder sd3-vae.")
+    assert "licence: Stability AI Community License" in told
+    assert "gated: its authors have to let you in first" in told
+    picture(dialog, "models-dialog-parts.png")
+    press("models_no")
+    asked("pixcell-256 needs the encoder uni2-h.")
+    assert fetched == []
+    press("models_yes")
+    qtbot.waitUntil(lambda: not dialog.worker.busy, timeout=60_000)
+    assert fetched == [("pixcell-256", 1), ("uni2-h", None)]
+    said = dialog.findChild(QLabel, "models_status").text()
+    assert said.startswith(
+        "pixcell-256@abc is installed. uni2-h is not: MahmoodLab/UNI2-h is gated"
+    )
+
+    source.setFocus()
+    qtbot.keyClick(source, Qt.Key.Key_End)
+    assert source.currentText() == "StonyBrook-CVLab/PixCell-original-weights"
+    fetched.clear()
+    dialog.findChild(QCheckBox, "models_accept").click()
+    press("models_fetch")
+    asked("Download pixcell-256? Size not known; about 2.43 GB once it is installed.")
+    press("models_no")
+    qtbot.waitUntil(lambda: not dialog.worker.busy, timeout=60_000)
+    assert fetched == []
+    assert dialog.findChild(QLabel, "models_status").text() == "Nothing was downloaded."
+
+
+def picture(dialog: Any, name: str = "models-dialog.png") -> None:
     """Kept where ``NAPARI_SSLDIFF_PICTURES`` names a folder."""
     import os
 
     folder = os.environ.get("NAPARI_SSLDIFF_PICTURES")
     if folder:
-        dialog.grab().save(str(Path(folder) / "models-dialog.png"))
+        dialog.grab().save(str(Path(folder) / name))

@@ -44,6 +44,7 @@ def guide_of(
     """
     if not arguments.guide:
         return None
+    from napari_ssldiff.synthesis.coarse import guide_resolution
     from napari_ssldiff.synthesis.prepare import picture_guide, source_guide
 
     how = {"strength": arguments.guide_strength, "grid": arguments.grid, "around": around,
@@ -64,8 +65,6 @@ def guide_of(
             f"--guide is a picture of the region, or the length of a pixel such as 8um; there is "
             f"no file {arguments.guide!r}"
         ) from None
-    per_pixel = bundle.card.resolution
-    if length.unit not in ("pixel", bundle.card.unit):
-        raise InputError(f"--guide is in {length.unit}s, {bundle.card.id} in {bundle.card.unit}s")
-    resolution = length.value * per_pixel if length.unit == "pixel" else length.value
+    card = bundle.card
+    resolution = guide_resolution(length, card.resolution, card.unit, card.id)
     return source_guide(scene, region, bundle, resolution, **how)

@@ -41,6 +41,16 @@ def add_parser(commands: Any) -> None:
     fetch.add_argument(
         "--accept-licence", action="store_true", help="you have read its terms, and agree"
     )
+    fetch.add_argument(
+        "--accept-licence-of", metavar="ID", action="append", default=[],
+        help="the same for an encoder or autoencoder that it names; may be repeated",
+    )  # fmt: skip
+    fetch.add_argument(
+        "--only", action="store_true", help="without the encoder and autoencoder that it names"
+    )
+    fetch.add_argument(
+        "--source", type=int, metavar="N", help="which of the card's sources, as 'show' counts them"
+    )
     trust = "take a file whose hash the card does not know; what it draws will say so"
     fetch.add_argument("--trust-unknown", action="store_true", help=trust)
 
@@ -94,15 +104,16 @@ def _list(arguments: argparse.Namespace) -> None:
         print(json.dumps(text, indent=2))
         return
     wide = max(len(row.id) for row in found)
-    print(f"{'id':<{wide}}  {'kind':<11}  {'state':<9}  {'size':>7}  {'gated':<5}  licence")
+    print(f"{'id':<{wide}}  {'kind':<11}  {'state':<9}  {'size':>8}  {'gated':<5}  licence")
     for row in found:
-        size = "" if row.size is None else in_words(row.size)
         gated = "yes" if row.gated else "no"
-        line = f"{row.id:<{wide}}  {row.kind:<11}  {row.state:<9}  {size:>7}  {gated:<5}"
+        line = f"{row.id:<{wide}}  {row.kind:<11}  {row.state:<9}  {row.size_text:>8}  {gated:<5}"
         print(f"{line}  {row.licence}")
     for row in found:
         if row.state == "broken":
             say(f"broken: {row.id}: {row.note}")
+    if any(row.approximate for row in found):
+        print("~ about: as published, or counted from the parameters")
     print(f"installed in {models_dir()}: {in_words(used)}")
 
 
@@ -134,6 +145,7 @@ def _card(arguments: argparse.Namespace) -> None:
 def _entry(name: str) -> tuple[Entry, str]:
     """A card by id, installed ones first, and its state in words."""
     from napari_ssldiff.models.entries import catalogue, known, way_to
+    from napari_ssldiff.models.registry import BUNDLED
     from napari_ssldiff.models.store.verify import find
 
     plain = name.partition(":")[0]
@@ -145,23 +157,55 @@ def _entry(name: str) -> tuple[Entry, str]:
             raise
         entry = known(plain)
         return entry, f"not installed: {way_to(entry)}"
-    return found, f"installed in {found.folder}"
+    bundled = found.folder.parent == BUNDLED.resolve()
+    return found, "comes with the package" if bundled else f"installed in {found.folder}"
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from napari_ssldiff.models.entries import known
     from napari_ssldiff.models.store.facts import consent
-    from napari_ssldiff.models.store.fetch import fetch, size_of
+    from napari_ssldiff.models.store.fetch import fetch, number_of, size_of
+    from napari_ssldiff.models.store.together import fetch_parts, missing_parts
 
-    entry = known(arguments.id)
-    for line in consent(entry, size_of(entry)):
+    entry, source = known(arguments.id), arguments.source
+    missing = [] if arguments.only else missing_parts(entry)
+    accepted_for = set(arguments.accept_licence_of)
+    if stray := accepted_for - {part.id for part in missing_parts(entry)}:
+        name = stray.pop()
+        raise InputError(
+            f"--accept-licence-of {name}: {entry.id} names no component {name} that is missing"
+        )
+    for line in consent(entry, size_of(entry, source), number_of(entry, source)):
         say(line)
     work = _work()
     accepted = arguments.accept_licence or work.ask("Do you accept these terms?")
-    found = fetch(
-        arguments.id, accept_licence=accepted, trust_unknown=arguments.trust_unknown, work=work
-    )
-    _installed(found)
+    # All is asked before anything comes, which may take an hour.
+    wanted = [part for part in missing if accepted and _part_wanted(part, accepted_for, work)]
+    how: dict[str, Any] = {"trust_unknown": arguments.trust_unknown, "work": work}
+    found = fetch(arguments.id, accept_licence=accepted, source=source, **how)
+    print(found.id)
+    for outcome in fetch_parts(wanted, **how):
+        if outcome.entry is None:
+            say(f"{outcome.id} is not installed: {outcome.why}")
+        else:
+            print(outcome.entry.id)
+    _still_to_come(found)
+
+
+def _part_wanted(part: Entry, accepted_for: set[str], work: Work) -> bool:
+    """Show a component's terms, and ask."""
+    from napari_ssldiff.models.store.facts import consent
+    from napari_ssldiff.models.store.fetch import number_of, size_of
+
+    try:
+        lines = consent(part, size_of(part), number_of(part, None))
+    except ModelError as error:  # not by a program
+        say(str(error))
+        return False
+    say(f"It needs the {part.kind} {part.id}, which is not installed.")
+    for line in lines:
+        say(line)
+    return part.id in accepted_for or work.ask("Fetch it too, and do you accept its terms?")
 
 
 def _import(arguments: argparse.Namespace) -> None:
@@ -174,15 +218,16 @@ def _import(arguments: argparse.Namespace) -> None:
         model, Path(arguments.what[-1]), card=arguments.card,
         trust_unknown=arguments.trust_unknown, work=_work(),
     )  # fmt: skip
-    _installed(found)
+    print(found.id)
+    _still_to_come(found)
 
 
-def _installed(entry: Entry) -> None:
+def _still_to_come(entry: Entry) -> None:
+    """Say which components a model lacks, and the way to each."""
     from napari_ssldiff.models.store.facts import lacking
 
     for line in lacking(entry):
         say(f"still to come: {line}")
-    print(entry.id)
 
 
 def _verify(arguments: argparse.Namespace) -> None:

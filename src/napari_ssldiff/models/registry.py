@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.models.card import ModelCard
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from napari_ssldiff.scenes.scene import Scene
 
 BUNDLED = Path(__file__).parent / "bundled"
+
+
+class _Sized(Protocol):
+    @property
+    def resolution(self) -> float: ...
+
+
+CardLike = TypeVar("CardLike", bound=_Sized)
 
 
 def list_models() -> list[ModelCard]:
@@ -107,7 +115,7 @@ def _of_entry(entry: Entry, variant: str, resolution: float | None = None) -> Mo
     raise ModelError(f"{entry.id} has variants, name one: {have}")
 
 
-def variant_for(cards: Sequence[ModelCard], resolution: float) -> ModelCard:
+def variant_for(cards: Sequence[CardLike], resolution: float) -> CardLike:
     """The card whose pixels are nearest to a length of the same unit, on a log scale.
 
     Of two that are as near, the finer: it shows what the other one shows, and more.

@@ -12,8 +12,8 @@ from napari_ssldiff.models.card import ModelCard, card_of
 from napari_ssldiff.models.entries import Entry, Kind, catalogue, newest, way_to
 from napari_ssldiff.models.merging import merged
 
-# The part of a model → the kind of component that it may name.
-_KINDS: dict[str, Kind] = {
+#: The part of a model → the kind of component that it may name.
+COMPONENTS: dict[str, Kind] = {
     "encoder": "encoder", "evaluation_encoder": "encoder", "autoencoder": "autoencoder",
 }  # fmt: skip
 # Of a component's sight; the card's own resolution and unit stand in their place.
@@ -47,7 +47,7 @@ def cards_of(entry: Entry) -> list[ModelCard]:
 
 def _card(data: dict[str, Any], folder: Path) -> ModelCard:
     data = {**data, "weights": dict(data.get("weights") or {})}
-    for part, kind in _KINDS.items():
+    for part, kind in COMPONENTS.items():
         if isinstance(data.get(part), Mapping) and "ref" in data[part]:
             data[part] = _component(data, part, kind, folder)
     return card_of(data, folder)

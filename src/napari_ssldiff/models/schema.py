@@ -168,13 +168,18 @@ class SourceFile(_Closed):
 
 
 class Source(_Closed):
-    """One place that has all files of a model; several sources are alternatives."""
+    """One place that has all files of a model; several sources are alternatives.
+
+    ``size_about`` are the bytes of all files together where only a rounded figure is published: it
+    is shown as that, and no download is compared with it.
+    """
 
     kind: Literal["hub", "drive", "url"]
     repo: Text | None = None
     revision: Text | None = None
     url: Text | None = None
     files: list[SourceFile] = []
+    size_about: PositiveInt | None = None
     layout: Text | None = None
     note: Text | None = None
 

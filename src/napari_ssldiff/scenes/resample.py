@@ -77,6 +77,54 @@ def read_at(scene: Scene, box: Box, pixel_size: PixelSize | float) -> NDArray[np
         (_snap(box.y * steps[0]), _snap(box.y1 * steps[0])),
         (_snap(box.x * steps[1]), _snap(box.x1 * steps[1])),
     )
+    return _read(scene, level, steps, spans, box.shape)
+
+
+def read_span(
+    scene: Scene,
+    rows: tuple[float, float],
+    columns: tuple[float, float],
+    shape: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """Read a part of a scene as RGB, wherever its edges lie.
+
+    Parameters
+    ----------
+    rows, columns
+        From where to where, in level-0 pixels counted from their outer corner; they may leave the
+        image, whose border is then mirrored.
+    shape
+        ``(h, w)`` of what is returned.
+
+    Returns
+    -------
+    ``(h, w, 3)`` uint8, filtered as :func:`read_at` does.
+
+    Raises
+    ------
+    ValueError
+        If the part or the shape has no area.
+    """
+    lengths = rows[1] - rows[0], columns[1] - columns[0]
+    if min(lengths) <= 0 or min(shape) < 1:
+        raise ValueError(f"rows {rows}, columns {columns} as {shape} pixels have no area")
+    scale = lengths[0] / shape[0], lengths[1] / shape[1]
+    level = _level_for(scene, scale)
+    dy, dx = scene.downsample(level)
+    spans = (
+        (_snap(rows[0] / dy), _snap(rows[1] / dy)),
+        (_snap(columns[0] / dx), _snap(columns[1] / dx)),
+    )
+    return _read(scene, level, (_snap(scale[0] / dy), _snap(scale[1] / dx)), spans, shape)
+
+
+Spans = tuple[tuple[float, float], tuple[float, float]]
+
+
+def _read(
+    scene: Scene, level: int, steps: tuple[float, float], spans: Spans, shape: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Rows and columns of a level, ``steps`` of its pixels to one that is returned."""
     margins = [math.ceil(2 * max(step, 1)) + 1 for step in steps]
     if steps == (1.0, 1.0):
         margins = [0, 0]
@@ -89,7 +137,7 @@ def read_at(scene: Scene, box: Box, pixel_size: PixelSize | float) -> NDArray[np
         spans[1][1] - lows[1],
         spans[0][1] - lows[0],
     )
-    return _resize(pixels, box.shape, inner)
+    return _resize(pixels, shape, inner)
 
 
 def to_source(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_ssldiff.errors import InputError
+from napari_ssldiff.scenes.lengths import Length
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,28 @@ def coarse_shape(canvas: tuple[int, int], ratio: float) -> tuple[int, int]:
             "long as the model's"
         )
     return max(1, math.ceil(canvas[0] / ratio)), max(1, math.ceil(canvas[1] / ratio))
+
+
+def guide_resolution(pixel: Length, resolution: float, unit: str, model: str) -> float:
+    """The length of a guide's pixel in the model's unit.
+
+    Parameters
+    ----------
+    pixel
+        As somebody gave it; in pixels it counts those of the model.
+    resolution, unit, model
+        Of the model: the length of its pixels, and its id.
+
+    Raises
+    ------
+    InputError
+        If it is in another unit than the model's.
+    """
+    if pixel.unit == "pixel":
+        return pixel.value * resolution
+    if pixel.unit != unit:
+        raise InputError(f"the guide is in {pixel.unit}s, {model} in {unit}s: give it in pixels")
+    return pixel.value
 
 
 def averaged(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import PixelSize, Scene
 from napari_ssldiff.text.columns import Column
+from napari_ssldiff.viewer.guides import Coarse
 from napari_ssldiff.viewer.native import load_triton_apart
 from napari_ssldiff.viewer.session import Parameters
 
@@ -119,6 +120,7 @@ class Backend(Protocol):
         parameters: Parameters,
         *,
         content: Content | None = None,
+        coarse: Coarse | None = None,
         progress: ProgressCall,
         cancel: Any,
     ) -> SynthesisRequest: ...
@@ -251,6 +253,7 @@ class EngineBackend:
         parameters: Parameters,
         *,
         content: Content | None = None,
+        coarse: Coarse | None = None,
         progress: ProgressCall,
         cancel: Any,
     ) -> SynthesisRequest:
@@ -265,6 +268,10 @@ class EngineBackend:
             strength=parameters.strength,
             seed=parameters.seed,
         )
+        pixels, guide = _pixels(scene, bundle, parameters), None
+        if coarse is not None:
+            around = max(pixels["context"], pixels["match"])
+            guide = coarse.picture(scene, region, bundle, around=around, grow=pixels["grow"])
         request: SynthesisRequest = make_request(
             scene,
             region,
@@ -272,9 +279,9 @@ class EngineBackend:
             sampler,
             field=None if content is None else content.field,
             history=() if content is None else content.history,
-            guide=None,
+            guide=guide,
             grid="source",
-            **_pixels(scene, bundle, parameters),
+            **pixels,
             progress=progress,
             cancel=cancel,
         )

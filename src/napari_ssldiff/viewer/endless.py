@@ -17,7 +17,7 @@ from napari_ssldiff.export.provenance import NAMESPACE, marked_synthetic
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.scenes.scene import PixelSize, Scene
 from napari_ssldiff.viewer.messages import Message, TileMade
-from napari_ssldiff.viewer.view import in_view
+from napari_ssldiff.viewer.view import camera_of, in_view
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -136,7 +136,7 @@ class EndlessView:
         ]
         active = viewer.layers.selection.active
         viewer.layers.append(layer)
-        camera = getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
+        camera = camera_of(viewer)
         camera.center = (0.0, *middle)
         camera.zoom = OPENING_ZOOM / max(size.y, size.x)
         if active is not None and active in viewer.layers:

@@ -28,6 +28,7 @@ from napari_ssldiff.viewer.field_renders import Renders
 from napari_ssldiff.viewer.field_tools import FieldTools
 from napari_ssldiff.viewer.kinds import Kind, painted, told_of
 from napari_ssldiff.viewer.lookup import Lookup
+from napari_ssldiff.viewer.magnification import fits
 from napari_ssldiff.viewer.messages import (
     ColoursFound,
     FieldOpened,
@@ -139,7 +140,7 @@ class FieldEditor:
         opened, _, _ = self._parts()
         if self.bench.source is not opened.source:
             raise InputError(f"the embeddings are those of {opened.scene.name}: choose that scene")
-        if self.bench.session.model_id != opened.model_id:
+        if not fits(self.bench.session, opened.model_id):
             raise InputError(
                 f"the embeddings are those of {opened.model_id}: choose that model, or open them "
                 "again"

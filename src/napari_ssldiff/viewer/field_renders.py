@@ -92,7 +92,8 @@ class Renders:
             edges = replace(edges, context=Length(cell_of(self._opened)))
         how = replace(parameters, edges=edges, over=True, strength=1.0)
         content = _Content(field, edited.history)
-        job = self._bench.render([region for _, region in patches], content, how)
+        regions = [region for _, region in patches]
+        job = self._bench.render(regions, content, how, self._opened.model_id)
         shown.begin(job, [cells for cells, _ in patches], field)
         if draft:
             self._drafts.add(job)

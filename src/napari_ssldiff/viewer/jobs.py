@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,11 @@ from napari_ssldiff.export.ome_zarr import write_ome_zarr
 from napari_ssldiff.export.overlay_store import OverlayStore
 from napari_ssldiff.export.provenance import provenance_of
 from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import Scene
-from napari_ssldiff.viewer.backend import Cancel, Content, Focus
+from napari_ssldiff.viewer.backend import Cancel, Card, Content, Focus
 from napari_ssldiff.viewer.endless import EndlessSlide, make_slide, provenance_of_slide
+from napari_ssldiff.viewer.guides import Coarse
 from napari_ssldiff.viewer.messages import (
     JobPainted,
     JobPrepared,
@@ -31,6 +33,7 @@ from napari_ssldiff.viewer.messages import (
     Message,
     SlideOpened,
 )
+from napari_ssldiff.viewer.overlay import OverlayController
 from napari_ssldiff.viewer.session import Parameters, duration
 from napari_ssldiff.viewer.worker import Engine, JobControl
 
@@ -69,6 +72,8 @@ class GenerateJob:
         Takes the place of the region's own embeddings.
     content
         A field that does, where there is no prompt.
+    coarse
+        What it keeps to from afar.
     """
 
     scene: Scene
@@ -80,6 +85,7 @@ class GenerateJob:
     focus: Focus = lambda: None
     prompt: Prompt | None = None
     content: Content | None = None
+    coarse: Coarse | None = None
     id: int = field(default_factory=next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
@@ -104,7 +110,7 @@ class GenerateJob:
                 report("Reading the region")
             request = engine.backend.make_request(
                 self.scene, self.region, bundle, self.parameters,
-                content=content, progress=report, cancel=token,
+                content=content, coarse=self.coarse, progress=report, cancel=token,
             )  # fmt: skip
             facts = {
                 "device": self.device,
@@ -141,6 +147,25 @@ class GenerateJob:
         told = "".join(f" {note[:1].upper()}{note[1:]}." for note in notes)
         took = f"{duration(seconds)} (seed {self.parameters.seed})"
         return f"{b.w} × {b.h} px {done} in {took}.{told}"
+
+
+def regions_to_come(
+    jobs: Iterable[tuple[Any, OverlayController | None]], card: Callable[[str], Card | None]
+) -> list[tuple[OverlayController, Region, Length]]:
+    """Which regions of which overlays jobs will paint, and how long the model's pixels are.
+
+    Parameters
+    ----------
+    jobs
+        Those that run or wait, each with its overlay.
+    card
+        Of a model, by its id.
+    """
+    return [
+        (overlay, job.region, Length(found.resolution, found.unit))
+        for job, overlay in jobs
+        if isinstance(job, GenerateJob) and overlay and (found := card(job.model_id))
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
+    QComboBox,
     QDialog,
     QFileDialog,
     QHBoxLayout,
@@ -31,6 +32,7 @@ from napari_ssldiff.viewer.store_worker import StoreWorker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari_ssldiff.models.entries import Entry
     from napari_ssldiff.models.store.facts import Row
     from napari_ssldiff.models.store.work import Work
 
@@ -85,8 +87,12 @@ class ModelsDialog(QDialog):
             "Verify", "Check hashes, shapes and numbers of its files", self._verify, "models_verify"
         )
         self.remove = button("Remove…", "Delete it from this disk", self._remove, "models_remove")
+        self.source = QComboBox()
+        self.source.setObjectName("models_source")
+        self.source.setToolTip("Where to download it from")
         one = QHBoxLayout()
         one.addWidget(self.accept_terms, 1)
+        one.addWidget(self.source)
         for widget in (self.fetch, self.verify, self.remove):
             one.addWidget(widget)
 
@@ -145,7 +151,6 @@ class ModelsDialog(QDialog):
     def refresh(self) -> None:
         """Read the table anew; asks no network."""
         from napari_ssldiff.models.store.facts import rows
-        from napari_ssldiff.models.store.places import in_words
 
         chosen = self.row.id if self.row else ""
         try:
@@ -154,9 +159,9 @@ class ModelsDialog(QDialog):
             self._say(str(error), False)
         self.table.setRowCount(len(self._rows))
         for number, row in enumerate(self._rows):
-            size = "" if row.size is None else in_words(row.size)
             gated = "gated" if row.gated else ""
-            for column, text in enumerate((row.id, row.kind, size, gated, row.state, row.licence)):
+            cells = row.id, row.kind, row.size_text, gated, row.state, row.licence
+            for column, text in enumerate(cells):
                 item = QTableWidgetItem(text)
                 item.setToolTip(row.note or row.name)
                 self.table.setItem(number, column, item)
@@ -180,6 +185,10 @@ class ModelsDialog(QDialog):
         self.accept_terms.setChecked(False)
         if row is not None:
             self.facts.setPlainText("\n".join(_facts(row)))
+        self.source.clear()
+        for number, name in (_sources(row) if row is not None else {}).items():
+            self.source.addItem(name, number)
+        self.source.setVisible(self.source.count() > 1)
         self._enable()
 
     def _enable(self) -> None:
@@ -187,6 +196,7 @@ class ModelsDialog(QDialog):
         state = row.state if row else ""
         fetchable = state == "known" and row is not None and " fetch " in row.note
         self.accept_terms.setEnabled(fetchable and not busy)
+        self.source.setEnabled(not busy)
         self.fetch.setEnabled(fetchable and self.accept_terms.isChecked() and not busy)
         self.verify.setEnabled(state in ("installed", "bundled", "broken") and not busy)
         self.remove.setEnabled(state in ("installed", "broken") and not busy)
@@ -200,20 +210,22 @@ class ModelsDialog(QDialog):
     # What the user does
 
     def _fetch(self) -> None:
-        from napari_ssldiff.models.entries import known
         from napari_ssldiff.models.store import fetch
-        from napari_ssldiff.models.store.fetch import size_of
-        from napari_ssldiff.models.store.places import in_words
+        from napari_ssldiff.models.store.together import fetch_parts
 
         assert self.row is not None
-        name = self.row.id
+        name, source = self.row.id, self.source.currentData()
 
         def act(work: Work) -> str:
-            size = size_of(known(name))
-            if size is not None and not work.ask(f"Download {in_words(size)}?"):
+            wanted = _agreed(name, source, work)
+            if wanted is None:
                 return "Nothing was downloaded."
-            entry = fetch(name, accept_licence=True, work=work)
-            return f"{entry.id} is installed."
+            entry = fetch(name, accept_licence=True, source=source, work=work)
+            outcomes = fetch_parts(wanted, work=work)
+            here = [entry.id, *(o.entry.id for o in outcomes if o.entry is not None)]
+            failed = [f" {o.id} is not: {o.why}." for o in outcomes if o.entry is None]
+            verb = "is" if len(here) == 1 else "are"
+            return f"{', '.join(here)} {verb} installed.{''.join(failed)}"
 
         self._start(act)
 
@@ -324,3 +336,38 @@ def _facts(row: Row) -> list[str]:
     entry = card_of_row(row)
     note = f": {row.note}" if row.note else ""
     return explain(entry, f"{row.state}{note}") if entry else [row.id, row.note]
+
+
+def _sources(row: Row) -> dict[int, str]:
+    """Where a program can fetch a row's model from: numbers, and places in words."""
+    from napari_ssldiff.models.store.facts import card_of_row, source_names
+
+    entry = card_of_row(row) if row.state == "known" else None
+    return {} if entry is None else source_names(entry)
+
+
+def _agreed(name: str, source: int | None, work: Work) -> list[Entry] | None:
+    """The missing components that are wanted with a model, each asked for with its terms; ``None``
+    where the download itself is not wanted. Runs on the store's thread: the hub tells sizes."""
+    from napari_ssldiff.errors import ModelError
+    from napari_ssldiff.models.entries import known
+    from napari_ssldiff.models.store.facts import consent
+    from napari_ssldiff.models.store.fetch import size_of
+    from napari_ssldiff.models.store.together import missing_parts
+
+    entry = known(name)
+    amount = size_of(entry, source)
+    if amount is not None:
+        told = f"{amount.told[:1].upper()}{amount.told[1:]}"
+        if not work.ask(f"Download {name}? {told}."):
+            return None
+    wanted = []
+    for part in missing_parts(entry):
+        try:
+            lines = consent(part, size_of(part))
+        except ModelError:  # no program can fetch it; its own row says how
+            continue
+        asked = f"{name} needs the {part.kind} {part.id}. Fetch it too, and accept its terms?"
+        if work.ask("\n".join([asked, *lines])):
+            wanted.append(part)
+    return wanted

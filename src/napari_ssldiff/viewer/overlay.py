@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from napari_ssldiff.export.overlay_store import OverlayStore
 from napari_ssldiff.export.provenance import NAMESPACE, SYNTHETIC_NOTE
 from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer.regions import Points
 from napari_ssldiff.viewer.view import in_view, view_of
@@ -150,6 +151,18 @@ class OverlayController:
             "background": list(self.scene.background),
             "earlier_runs": earlier,
         }
+
+    @property
+    def painted_in(self) -> list[tuple[Region, Length]]:
+        """Where was painted, and how long the model's pixels were; the oldest first."""
+        found = []
+        for run in self._painting.runs:
+            request = run.get("request", {})
+            if "region" in request and "field" in request:
+                made = request["field"]
+                where = Region.from_vertices(request["region"])
+                found.append((where, Length(float(made["resolution"]), str(made["unit"]))))
+        return found
 
     @property
     def empty(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from psygnal import SignalGroupDescriptor
 
@@ -103,10 +103,52 @@ class Status:
     severity: Severity = "info"
 
 
+@dataclass(frozen=True)
+class Guide:
+    """The coarse picture that a variation keeps to.
+
+    Parameters
+    ----------
+    of
+        ``"nothing"``, ``"source"`` or ``"layer"``.
+    layer
+        Of the viewer, where ``of`` says so.
+    pixel
+        How long the picture's pixels are; in pixels, of the model's. Of length 0 they are as long
+        as the layer's own detail.
+    strength
+        How much it is kept to, in [0, 1].
+    """
+
+    of: Literal["nothing", "source", "layer"] = "nothing"
+    layer: Any = None
+    pixel: Length = _NONE
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How large a pixel of the screen is in the scene that it shows.
+
+    Parameters
+    ----------
+    resolution
+        Its length, on the ground where there is a projection; never less than that of the scene's
+        own pixels, because a view does not show more than the scene has.
+    unit
+        Of that length: micrometer, meter or degree.
+    """
+
+    resolution: float
+    unit: str
+
+
 @dataclass
 class Session:
     """State shared by the dock widget's panels. Each field has a signal in ``events``.
 
+    ``model_id`` names a variant where the model has several; ``variant`` is the one that was
+    chosen, empty where ``looked`` decides, which is ``None`` where the scene has no pixel size.
     ``held`` says that the jobs are paused. ``slides`` counts the endless slides that are open,
     ``missing`` the tiles that their views still lack; ``slides_paused`` says that none of these is
     made.
@@ -115,9 +157,12 @@ class Session:
     events: ClassVar[SignalGroupDescriptor] = SignalGroupDescriptor()
 
     model_id: str = ""
+    variant: str = ""
+    looked: Looked | None = None
     device: str = "auto"
     devices: tuple[str, ...] = ()
     parameters: Parameters = field(default_factory=Parameters)
+    guide: Guide = field(default_factory=Guide)
     wording: Wording = field(default_factory=Wording)
     busy: bool = False
     cancelling: bool = False

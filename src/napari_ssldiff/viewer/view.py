@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_ssldiff.geometry import Box
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
     from napari.layers import Image
+
+
+def camera_of(viewer: ViewerModel) -> Any:
+    """A viewer's camera, which moved in napari 0.9."""
+    return getattr(viewer, "scene", viewer).camera
+
+
+def pixels_on_screen(viewer: ViewerModel, layer: Image) -> tuple[float, float]:
+    """``(y, x)``: level-0 pixels of a layer that one pixel of the screen shows."""
+    corner = np.asarray(layer.data_to_world((0, 0)), float)
+    steps = [
+        np.linalg.norm(np.asarray(layer.data_to_world(to), float) - corner)
+        for to in ((1, 0), (0, 1))
+    ]
+    # A zoom is screen pixels per unit of the world, whatever unit the layer counts it in.
+    y, x = (1 / max(float(step * camera_of(viewer).zoom), 1e-30) for step in steps)
+    return y, x
 
 
 def view_of(layer: Image) -> Box | None:

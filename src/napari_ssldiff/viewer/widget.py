@@ -12,6 +12,8 @@ from qtpy.QtWidgets import QApplication, QFrame, QMessageBox, QScrollArea, QVBox
 from napari_ssldiff.viewer.backend import Backend
 from napari_ssldiff.viewer.export_dialog import ExportDialog, suggested_path
 from napari_ssldiff.viewer.field_editor import FieldEditor
+from napari_ssldiff.viewer.magnification import family_of
+from napari_ssldiff.viewer.panels.coarse import CoarsePanel
 from napari_ssldiff.viewer.panels.edges import EdgePanel
 from napari_ssldiff.viewer.panels.endless import EndlessPanel
 from napari_ssldiff.viewer.panels.field import FieldPanel
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import napari
 
 _TICK = 100  # ms: the overlay is drawn at most ten times a second
+_REST = 150  # ms between two looks at how far the user has zoomed
 
 # Widgets until Qt has destroyed them. Python's garbage collector runs on whatever thread
 # allocates, the worker's included, and a widget that dies there takes the process with it.
@@ -68,6 +71,7 @@ class SSLDiffusionWidget(QWidget):
         self.prompt = PromptPanel(self.bench)
         self.parameters = ParameterPanel(self.bench.session)
         self.edges = EdgePanel(self.bench)
+        self.coarse = CoarsePanel(self.bench)
         self.run = RunPanel(self.bench, self.show_export)
         self.endless = EndlessPanel(self.bench)
         self.field = FieldPanel(self.bench)
@@ -77,10 +81,16 @@ class SSLDiffusionWidget(QWidget):
         self._timer = QTimer(self)
         self._timer.setInterval(_TICK)
         self._timer.timeout.connect(self._on_tick)
+        self._zoom = QTimer(self)
+        self._zoom.setInterval(_REST)
+        self._zoom.setSingleShot(True)
+        self._zoom.timeout.connect(self.bench.choice.look)
+        self.bench.choice.zoomed.connect(self._on_zoom)
         session = self.bench.session
         session.events.busy.connect(self._on_work)
         session.events.slides.connect(self._on_work)
         session.events.model_id.connect(self._on_model)
+        self._guided_as: tuple[str, float] | None = None
         self._on_model()
         self._on_work()
         # The window may be destroyed without any close event reaching a docked widget.
@@ -123,8 +133,8 @@ class SSLDiffusionWidget(QWidget):
         layout.setContentsMargins(8, 8, 8, 8)
         layout.setSpacing(8)
         panels = (
-            self.source, self.regions, self.prompt, self.parameters, self.edges, self.run,
-            self.field, self.endless,
+            self.source, self.regions, self.prompt, self.parameters, self.edges, self.coarse,
+            self.run, self.field, self.endless,
         )  # fmt: skip
         for panel in panels:
             layout.addWidget(panel)
@@ -156,8 +166,17 @@ class SSLDiffusionWidget(QWidget):
 
     def _on_model(self) -> None:
         card = self.bench.card(self.bench.session.model_id)
-        if card is not None:
+        if card is None:
+            return
+        # A zoom that takes another magnification leaves a guidance that the user has set.
+        key = family_of(card.id), card.guidance
+        if key != self._guided_as:
+            self._guided_as = key
             self.parameters.set_guidance(card.guidance)
+
+    def _on_zoom(self) -> None:
+        if not self._zoom.isActive():  # many steps of a wheel, one look
+            self._zoom.start()
 
     def _on_dialog_finished(self) -> None:
         self.dialog = None

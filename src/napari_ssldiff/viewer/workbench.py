@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal
 
-from napari_ssldiff.errors import InputError, SSLDiffError
+from napari_ssldiff.errors import InputError
 from napari_ssldiff.export.composite import composite_scene
 from napari_ssldiff.export.files import check_output
 from napari_ssldiff.geometry import Region
@@ -18,12 +18,15 @@ from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer import messages as m
 from napari_ssldiff.viewer.backend import Backend, Card, Content, EngineBackend
+from napari_ssldiff.viewer.choice import ModelChoice
 from napari_ssldiff.viewer.endless import EndlessView, slide_of
 from napari_ssldiff.viewer.exporting import export_job
 from napari_ssldiff.viewer.field_job import OpenFieldJob
-from napari_ssldiff.viewer.jobs import GenerateJob, OpenSlideJob
+from napari_ssldiff.viewer.guides import Coarse, guide_for
+from napari_ssldiff.viewer.jobs import GenerateJob, OpenSlideJob, regions_to_come
 from napari_ssldiff.viewer.layer_scene import is_source, scene_of
 from napari_ssldiff.viewer.overlay import OverlayController
+from napari_ssldiff.viewer.overlays import Overlays
 from napari_ssldiff.viewer.patches import PatchesJob
 from napari_ssldiff.viewer.reader import layer_data
 from napari_ssldiff.viewer.region_book import RegionBook
@@ -60,7 +63,6 @@ class Workbench:
         Asks the user a yes-or-no question; without it, no.
     """
 
-    models_changed = Signal()
     scenes_changed = Signal()
     scene_changed = Signal()
     heard = Signal(object)  # the worker's messages
@@ -80,12 +82,11 @@ class Workbench:
         self.deliver, self.worker = deliver, Worker(self.backend, deliver)
         self.source: Image | None = None
         self.scene: Scene | None = None
-        self.cards: Sequence[Card] = ()
-        self._overlays: dict[Any, OverlayController] = {}
+        self.choice = ModelChoice(viewer, self.backend, self.session)
+        self._overlays = Overlays(viewer)
         self._jobs: dict[int, tuple[Job, OverlayController | None]] = {}
         self.slides = Slides(viewer, self.session, self.worker)
         self._eta = Eta()
-        self._load_cards()
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
         self.slides.serve()
@@ -99,16 +100,12 @@ class Workbench:
 
     def card(self, model_id: str) -> Card | None:
         """The card of a model."""
-        return next((card for card in self.cards if card.id == model_id), None)
+        return self.choice.card(model_id)
 
     @told
     def refresh_models(self) -> None:
         """Look again which models there are; one that is gone is no longer chosen."""
-        self._load_cards()
-        if self.card(self.session.model_id) is None:
-            at_hand = self.scene is not None and bool(self.cards)
-            self.session.model_id = self.backend.choose(self.scene).id if at_hand else ""  # type: ignore[arg-type]
-        self.models_changed.emit()
+        self.choice.refresh()
 
     @told
     def choose_source(self, layer: Image | None) -> None:
@@ -116,8 +113,7 @@ class Workbench:
         self.source, self.scene = layer, None
         try:
             self.scene = None if layer is None else scene_of(layer)
-            if self.scene is not None and self.cards:
-                self.session.model_id = self.backend.choose(self.scene).id
+            self.choice.attach(layer, self.scene)
         finally:
             self.regions.attach(self.source if self.scene else None, self.scene)
             self.scene_changed.emit()
@@ -170,21 +166,28 @@ class Workbench:
         """Queue what the session's words say: in regions, all over the scene, or on a new canvas
         of ``width`` × ``height``."""
         if target == "canvas":
-            model = self._model()
+            if self.session.guide.of == "source":
+                raise InputError("a new canvas is empty: it has no coarse picture to keep")
+            model, variant = self.choice.taken, self.session.variant
             self.viewer.add_layer(layer := new_canvas(model, width, height))
             self.choose_source(layer)
-            self.session.model_id = model.id
+            self.choice.take(model.id, variant)
         scene, _ = self._chosen_scene()
-        self._fill(list(prompts_for(target, self.session, self.regions, scene)))
+        wanted = list(prompts_for(target, self.session, self.regions, scene))
+        # A canvas was made for one magnification, however closely it is looked at.
+        self._fill(wanted, model=model.id if target == "canvas" else None)
 
-    def render(self, regions: Sequence[Region], content: Content, how: Parameters) -> int:
-        """Queue the synthesis of regions from a field, as one job; its number."""
-        return self._fill([(region, None) for region in regions], content, how)
+    def render(
+        self, regions: Sequence[Region], content: Content, how: Parameters, model: str
+    ) -> int:
+        """Queue the synthesis of regions from a field, which is one of ``model``'s, as one job; its
+        number."""
+        return self._fill([(region, None) for region in regions], content, how, model)
 
     def open_field(self, count: int) -> None:
         """Queue the embeddings of the first chosen region, to be looked at and edited."""
         scene, source = self._chosen_scene()
-        model, device = self._model().id, self.session.device
+        model, device = self.choice.taken.id, self.session.device
         region = self.regions.chosen()[0]
         guard_size(region, "read", self.confirm)
         self.submit(OpenFieldJob(scene, source, region, model, device, count))
@@ -194,17 +197,23 @@ class Workbench:
         wanted: Sequence[tuple[Region, Prompt | None]],
         content: Content | None = None,
         parameters: Parameters | None = None,
+        model: str | None = None,
     ) -> int:
         scene, source = self._chosen_scene()
-        model, device = self._model().id, self.session.device
+        model, device = model or self.choice.taken.id, self.session.device
         for region, _ in wanted:
             guard_size(region, "made", self.confirm)
-        overlay, how = self._overlay(source, scene), parameters or self.session.parameters
+        overlay, how = self._overlays.of(source, scene), parameters or self.session.parameters
         overlay.look()
         if how.over:
             scene = composite_scene(scene, overlay.store)
         look = overlay.paint, lambda: overlay.focus
-        made = [GenerateJob(scene, r, model, device, how, *look, p, content) for r, p in wanted]
+        made = [
+            GenerateJob(
+                scene, r, model, device, how, *look, p, content,
+                self._coarse(r, source, scene) if content is None else None,
+            ) for r, p in wanted
+        ]  # fmt: skip
         jobs: list[Job] = [*made] if content is None else [PatchesJob(tuple(made))]
         for job in jobs:
             self.submit(job, overlay)
@@ -222,7 +231,7 @@ class Workbench:
             Of the slide, in pixels of the model.
         """
         scene, _ = self._chosen_scene()
-        model, session = self._model().id, self.session
+        model, session = self.choice.taken.id, self.session
         region = self.regions.chosen()[0]
         guard_size(region, "read", self.confirm)
         how, device = session.parameters, session.device
@@ -296,25 +305,18 @@ class Workbench:
 
     def tick(self) -> None:
         """Show what the worker has painted; call it about ten times a second while busy."""
-        for overlay in self._overlays.values():
-            overlay.look()
-            overlay.flush()
+        self._overlays.flush()
         self.slides.flush()
 
     def close(self) -> bool:
         """End the worker and stop listening; whether its thread has ended. Safe to call twice."""
         self.viewer.layers.events.inserted.disconnect(self._on_inserted)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.choice.close()
         self.regions.detach()
         return self.worker.close()
 
     # Inside
-
-    def _load_cards(self) -> None:
-        try:
-            self.cards = list(self.backend.models())
-        except SSLDiffError as error:
-            self.say(str(error), "error")
 
     def _chosen_scene(self) -> tuple[Scene, Image]:
         if self.source is None:
@@ -324,18 +326,9 @@ class Workbench:
             self.regions.attach(self.source, self.scene)
         return self.scene, self.source
 
-    def _model(self) -> Card:
-        card = self.card(self.session.model_id)
-        if card is None:
-            raise InputError("there is no model: train one with 'napari-ssldiff train'")
-        return card
-
-    def _overlay(self, source: Image, scene: Scene) -> OverlayController:
-        overlay = self._overlays.get(source)
-        if overlay is None or overlay.closed or overlay.scene is not scene:
-            overlay = OverlayController(self.viewer, source, scene)
-            self._overlays[source] = overlay
-        return overlay
+    def _coarse(self, region: Region, source: Image, scene: Scene) -> Coarse | None:
+        waiting = regions_to_come(self._jobs.values(), self.card)
+        return guide_for(self.session.guide, region, source, scene, self._overlays, waiting)
 
     def submit(self, job: Job, overlay: OverlayController | None = None) -> None:
         """Queue a job."""
@@ -379,14 +372,8 @@ class Workbench:
         layer = event.value
         self.regions.layer_removed(layer)
         self.slides.serve()
-        for source, overlay in list(self._overlays.items()):
-            if overlay.is_preview(layer):
-                overlay.preview_removed()
-            if layer is overlay.layer or layer is source:
-                self._stop(overlay)
-            if layer is overlay.layer:
-                overlay.close()
-                del self._overlays[source]
+        for overlay in self._overlays.removed(layer):
+            self._stop(overlay)
         self.scenes_changed.emit()
         if layer is self.source:
             self.choose_source(next(iter(self.sources()), None))

@@ -25,11 +25,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """Answers as the hub does: who may, which commit, how large, ranges.
 
-    ``break_after`` closes the connection behind so many bytes of a body, once.
+    ``break_after`` closes the connection behind so many bytes of a body, once. ``locked`` are files
+    that are gated while others are not.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     gated: bool = False
+    locked: tuple[str, ...] = ()
     token: str | None = None
     lies: bool = False
     break_after: int | None = None
@@ -54,7 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub, path = self.hub, self.path.lstrip("/")
         hub.asked.append((self.command, path, self.headers.get("Range")))
         owner, repo, resolve, revision, name = [*path.split("/", 4), "", "", "", ""][:5]
-        if hub.gated and self.headers.get("Authorization") != f"Bearer {hub.token}":
+        if (hub.gated or name in hub.locked) and self.headers.get(
+            "Authorization"
+        ) != f"Bearer {hub.token}":
             return self._refuse(403 if self.headers.get("Authorization") else 401, "GatedRepo")
         if (owner, resolve) != ("lab", "resolve") or repo != "model":
             return self._refuse(404, "RepoNotFound")

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from napari_ssldiff.models import entries
 from napari_ssldiff.models.entries import Entry, catalogue, entries_in, installed, way_to
 from napari_ssldiff.models.registry import BUNDLED, problems
 from napari_ssldiff.models.store.places import in_words
+from napari_ssldiff.models.store.sizes import Amount, download_amount, source_amount
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Row:
         Whether its authors have to let one in first.
     size
         Bytes on this disk, or those of the download; ``None`` where nobody has said.
+    approximate
+        Whether they are rounded, or counted from the parameters.
     note
         What is wrong, or how to get it.
     """
@@ -40,7 +44,15 @@ class Row:
     state: str
     gated: bool
     size: int | None
+    approximate: bool = False
     note: str = ""
+
+    @property
+    def size_text(self) -> str:
+        """``"704 MB"``, ``"~2.43 GB"``, or nothing."""
+        if self.size is None:
+            return ""
+        return f"{'~' if self.approximate else ''}{in_words(self.size)}"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -53,52 +65,53 @@ def licence_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return licence if isinstance(licence, Mapping) else {"name": str(licence)}
 
 
-def download_size(entry: Entry) -> int | None:
-    """Bytes of the first source's files, as far as the card says them."""
-    for source in entry.data.get("sources") or []:
-        sizes = [file.get("size") for file in source.get("files") or []]
-        if sizes and all(sizes):
-            return int(sum(sizes))
-        break
-    installed_bytes = (entry.data.get("sizes") or {}).get("installed_bytes")
-    return int(installed_bytes) if installed_bytes else None
-
-
-def _row(entry: Entry, state: str, size: int | None, note: str = "") -> Row:
+def _row(entry: Entry, state: str, amount: Amount | None, note: str = "") -> Row:
     licence = licence_of(entry.data)
     return Row(
         entry.id, entry.kind, str(entry.data["name"]), str(licence["name"]), state,
-        bool(licence.get("gated", False)), size, note,
+        bool(licence.get("gated", False)), amount and amount.size,
+        amount is not None and not amount.exact, note,
     )  # fmt: skip
+
+
+def _here(entry: Entry) -> Amount:
+    """What a card's weights take on this disk; bundled ones share files."""
+    if _bundled(entry):
+        paths = [entry.folder / name for name in entry.data.get("weights") or {}]
+        return Amount(sum(path.stat().st_size for path in paths if path.is_file()))
+    return Amount(entry.size)
+
+
+def _bundled(entry: Entry) -> bool:
+    return entry.folder.parent == BUNDLED.resolve()
+
+
+def _known(entry: Entry) -> bool:
+    return entry.folder == entries.CATALOGUE.resolve()
 
 
 def rows() -> list[Row]:
     """All that is bundled, installed, broken or known."""
     good, broken = installed()
     wrong = problems()
-    found = [_row(entry, "bundled", None) for entry in entries_in(BUNDLED)]
+    found = [_row(entry, "bundled", _here(entry)) for entry in entries_in(BUNDLED)]
     for entry in good:
         why = wrong.get(entry.folder.name, "")
-        found.append(_row(entry, "broken" if why else "installed", entry.size, why))
+        found.append(_row(entry, "broken" if why else "installed", _here(entry), why))
     for b in broken:
         size = sum(p.stat().st_size for p in b.path.parent.rglob("*") if p.is_file())
-        found.append(Row(b.name, "?", "", "", "broken", False, size, b.why))
+        found.append(Row(b.name, "?", "", "", "broken", False, size, note=b.why))
     here = {entry.name for entry in good}
     for entry in catalogue().values():
         if entry.id not in here:
-            found.append(_row(entry, "known", download_size(entry), way_to(entry)))
+            found.append(_row(entry, "known", download_amount(entry), way_to(entry)))
     return found
 
 
-def consent(entry: Entry, size: int | None = None) -> list[str]:
-    """What has to be shown before a download: size, licence, gating; one line each."""
+def terms(entry: Entry) -> list[str]:
+    """Licence and gating of a card, one line each."""
     licence = licence_of(entry.data)
-    size = download_size(entry) if size is None else size
-    lines = [
-        f"{entry.id}: {entry.data['name']}",
-        f"download: {'size not known' if size is None else in_words(size)}",
-        f"licence: {licence['name']}",
-    ]
+    lines = [f"licence: {licence['name']}"]
     if licence.get("terms"):
         lines.append(f"terms: {' '.join(str(licence['terms']).split())}")
     if licence.get("url"):
@@ -111,6 +124,26 @@ def consent(entry: Entry, size: int | None = None) -> list[str]:
     else:
         lines.append("gated: no")
     return lines
+
+
+def consent(entry: Entry, amount: Amount | None = None, number: int = 1) -> list[str]:
+    """What has to be shown before a download: size, source, licence, gating; one line each.
+
+    Parameters
+    ----------
+    amount
+        Bytes to fetch, where somebody knows better than the card.
+    number
+        Of the source, from 1.
+    """
+    amount, sources = amount or download_amount(entry, number), entry.data.get("sources") or []
+    lines = [
+        f"{entry.id}: {entry.data['name']}",
+        f"download: {'size not known' if amount is None else amount.told}",
+    ]
+    if len(sources) > 1 and 0 < number <= len(sources):
+        lines.append(f"from: {_place(sources[number - 1])} (source {number} of {len(sources)})")
+    return lines + terms(entry)
 
 
 def card_of_row(row: Row) -> Entry | None:
@@ -134,7 +167,12 @@ def explain(entry: Entry, state: str) -> list[str]:
     """All of a card in plain words."""
     data = entry.data
     lines = [f"{entry.id}: {data['name']}", str(data["description"]), f"state: {state}"]
-    lines += consent(entry)[1:]
+    if _known(entry):
+        amount = download_amount(entry)
+        lines.append(f"download: {'size not known' if amount is None else amount.told}")
+    else:
+        lines.append(f"on this disk: {_here(entry).short}")
+    lines += terms(entry)
     for text in (data.get("citation") and _list(data["citation"])) or ():
         lines.append(f"cite: {' '.join(text.split())}")
     if entry.kind == "model":
@@ -153,8 +191,9 @@ def explain(entry: Entry, state: str) -> list[str]:
         lines.append("variants: " + ", ".join(f"{entry.id}:{name}" for name in variants))
     for name, number in (data.get("sizes") or {}).items():
         lines.append(f"{name.replace('_', ' ')}: {number:,}")
-    for source in data.get("sources") or []:
-        lines.append(f"source: {_source(source)}")
+    sources = data.get("sources") or []
+    for number, source in enumerate(sources, 1):
+        lines.append(f"source{f' {number}' if len(sources) > 1 else ''}: {_source(source)}")
     if imported := data.get("imported"):
         known = "known to the card" if imported["hash_known"] else "NOT known to the card"
         lines.append(f"imported: {imported['file']} on {imported['date']}")
@@ -181,9 +220,26 @@ def _part(part: Mapping[str, Any]) -> str:
     return f"{what}{library}{null}"
 
 
-def _source(source: Mapping[str, Any]) -> str:
+def _place(source: Mapping[str, Any]) -> str:
     where = source.get("repo") or source.get("url")
     at = f" at {source['revision']}" if source.get("revision") else ""
+    return f"{source['kind']} {where}{at}"
+
+
+def _source(source: Mapping[str, Any]) -> str:
     files = ", ".join(file["name"] for file in source.get("files") or [])
+    amount = source_amount(source)
+    size = "" if amount is None else f"; {amount.told}"
     note = f" ({' '.join(source['note'].split())})" if source.get("note") else ""
-    return f"{source['kind']} {where}{at}: {files}{note}"
+    return f"{_place(source)}: {files}{size}{note}"
+
+
+def source_names(entry: Entry) -> dict[int, str]:
+    """The sources that a program can fetch: their numbers, from 1, and where they are."""
+    names = {}
+    for number, source in enumerate(entry.data.get("sources") or [], 1):
+        if source["kind"] == "hub":
+            amount = source_amount(source)
+            size = "" if amount is None else f" ({amount.short})"
+            names[number] = f"{source['repo']}{size}"
+    return names

@@ -103,6 +103,19 @@ def fetch_source(source: Mapping[str, Any], work: Work = QUIET) -> Fetched:
     return Fetched(folder, commit)
 
 
+def source_commit(source: Mapping[str, Any]) -> str:
+    """The commit that a source's files would come from.
+
+    Raises
+    ------
+    ModelError
+        If the hub cannot be reached, or does not let one in.
+    """
+    name = str(source["files"][0]["name"])
+    commit, _ = _look_up(str(source["repo"]), [name], source.get("revision") or "main")
+    return commit
+
+
 def source_size(source: Mapping[str, Any]) -> int:
     """Bytes of a source's files, as the hub has them.
 

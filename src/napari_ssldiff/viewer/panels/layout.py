@@ -40,6 +40,12 @@ def row(rows: QFormLayout, label: str, field: QWidget) -> None:
     rows.addRow(name, field)
 
 
+def show_row(rows: QFormLayout, field: QWidget, shown: bool) -> None:
+    """Show or hide a field together with its label; Qt 5 has no such call."""
+    for widget in (rows.labelForField(field), field):
+        widget.setVisible(shown)
+
+
 def button(text: str, tip: str, act: Callable[[], object], name: str) -> QPushButton:
     """A push button that calls ``act`` without arguments."""
     made = QPushButton(text)

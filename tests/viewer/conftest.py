@@ -78,6 +78,7 @@ class FakeBackend:
     threads: set[str] = field(default_factory=set)
     prompts: list[Prompt] = field(default_factory=list)
     guides: list[Any] = field(default_factory=list)
+    masks: list[Any] = field(default_factory=list)
 
     def models(self) -> list[FakeCard]:
         return [
@@ -148,10 +149,12 @@ class FakeBackend:
         *,
         content: Any = None,
         coarse: Any = None,
+        cells: Any = None,
         progress: Callable[[str, float, float], None],
         cancel: Any,
     ) -> SynthesisRequest:
         self.guides.append(coarse)
+        self.masks.append(cells)
         progress("embedding", 1, 2)
         self._work(self.delay, cancel)
         size = scene.encoder_pixel_size

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import PixelSize, Scene
 from napari_ssldiff.text.columns import Column
+from napari_ssldiff.viewer.cells import Cells
 from napari_ssldiff.viewer.guides import Coarse
 from napari_ssldiff.viewer.native import load_triton_apart
 from napari_ssldiff.viewer.session import Parameters
@@ -73,11 +74,14 @@ class Choices:
         That it knows.
     columns
         Of a prior of numbers.
+    cells
+        Whether the model takes a mask of cells.
     """
 
     words: bool = False
     classes: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
+    cells: bool = False
 
 
 class Cancel(Protocol):
@@ -121,6 +125,7 @@ class Backend(Protocol):
         *,
         content: Content | None = None,
         coarse: Coarse | None = None,
+        cells: Cells | None = None,
         progress: ProgressCall,
         cancel: Any,
     ) -> SynthesisRequest: ...
@@ -182,6 +187,7 @@ class EngineBackend:
             worded is not None,
             () if worded is None else tuple(classes(worded.domain)),
             () if numbered is None else numbered.columns,
+            bool(card.parts["denoiser"].get("control")),
         )
 
     def devices(self) -> tuple[str, ...]:
@@ -254,6 +260,7 @@ class EngineBackend:
         *,
         content: Content | None = None,
         coarse: Coarse | None = None,
+        cells: Cells | None = None,
         progress: ProgressCall,
         cancel: Any,
     ) -> SynthesisRequest:
@@ -269,9 +276,9 @@ class EngineBackend:
             seed=parameters.seed,
         )
         pixels, guide = _pixels(scene, bundle, parameters), None
+        reach = {"around": max(pixels["context"], pixels["match"]), "grow": pixels["grow"]}
         if coarse is not None:
-            around = max(pixels["context"], pixels["match"])
-            guide = coarse.picture(scene, region, bundle, around=around, grow=pixels["grow"])
+            guide = coarse.picture(scene, region, bundle, **reach)
         request: SynthesisRequest = make_request(
             scene,
             region,
@@ -280,6 +287,7 @@ class EngineBackend:
             field=None if content is None else content.field,
             history=() if content is None else content.history,
             guide=guide,
+            cells=None if cells is None else cells.mask(scene, region, bundle, **reach),
             grid="source",
             **pixels,
             progress=progress,

@@ -140,15 +140,30 @@ def guide_for(
     shown = scene_of(layer) if overlay is None else composite_scene(overlay.scene, overlay.store)
     corners = None
     if overlay is None or overlay.source is not source:
-        corners = _corners(region, source, layer, shown)
+        corners = corners_on(region, source, layer, shown.shape, "no coarse picture of all of it")
     if overlay is not None and not pixel.value:
         later = [(r, size) for o, r, size in waiting if o is overlay]
         pixel = _painted_in(overlay, None if corners is not None else region, later)
     return Coarse(shown, pixel, guide.strength, corners)
 
 
-def _corners(region: Region, source: Image, layer: Image, shown: Scene) -> Points:
-    """A region's bounds on another layer, low and high."""
+def corners_on(
+    region: Region, source: Image, layer: Any, shape: tuple[int, ...], lacking: str
+) -> Points:
+    """A region's bounds on another layer, low and high.
+
+    Parameters
+    ----------
+    shape
+        ``(h, w)`` of what the layer shows.
+    lacking
+        What there is not where it does not cover the region, for the message.
+
+    Raises
+    ------
+    InputError
+        If it does not, or it is turned, or measured in another kind of unit.
+    """
     name, b = str(layer.name), region.bounds
     if None in [factor(a, b) for a, b in zip(source.units, layer.units, strict=True)]:
         raise InputError(
@@ -160,11 +175,9 @@ def _corners(region: Region, source: Image, layer: Image, shown: Scene) -> Point
     low, high, other = to_scene_pixels(ends, source, layer)
     if (high <= low).any() or not np.allclose(other, (low[0], high[1]), atol=_SLACK):
         raise InputError(f"the layer {name!r} is turned or mirrored: it cannot be a guide")
-    size = np.asarray(shown.shape, float)
+    size = np.asarray(shape, float)
     if (low < -_SLACK).any() or (high > size + _SLACK).any():
-        raise InputError(
-            f"the layer {name!r} does not cover the region: there is no coarse picture of all of it"
-        )
+        raise InputError(f"the layer {name!r} does not cover the region: there is {lacking}")
     return np.array([np.maximum(low, 0), np.minimum(high, size)])
 
 

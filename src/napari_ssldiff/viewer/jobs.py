@@ -23,6 +23,7 @@ from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer.backend import Cancel, Card, Content, Focus
+from napari_ssldiff.viewer.cells import Cells
 from napari_ssldiff.viewer.endless import EndlessSlide, make_slide, provenance_of_slide
 from napari_ssldiff.viewer.guides import Coarse
 from napari_ssldiff.viewer.messages import (
@@ -74,6 +75,8 @@ class GenerateJob:
         A field that does, where there is no prompt.
     coarse
         What it keeps to from afar.
+    cells
+        Where its cells are to lie.
     """
 
     scene: Scene
@@ -86,6 +89,7 @@ class GenerateJob:
     prompt: Prompt | None = None
     content: Content | None = None
     coarse: Coarse | None = None
+    cells: Cells | None = None
     id: int = field(default_factory=next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
@@ -109,8 +113,8 @@ class GenerateJob:
             elif content is None:
                 report("Reading the region")
             request = engine.backend.make_request(
-                self.scene, self.region, bundle, self.parameters,
-                content=content, coarse=self.coarse, progress=report, cancel=token,
+                self.scene, self.region, bundle, self.parameters, content=content,
+                coarse=self.coarse, cells=self.cells, progress=report, cancel=token,
             )  # fmt: skip
             facts = {
                 "device": self.device,

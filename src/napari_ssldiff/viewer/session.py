@@ -127,6 +127,23 @@ class Guide:
 
 
 @dataclass(frozen=True)
+class CellChoice:
+    """Where the cells of a variation are to lie.
+
+    Parameters
+    ----------
+    of
+        ``"nothing"``: where the model likes; ``"source"``: where the source has nuclei; or
+        ``"layer"``.
+    layer
+        A Labels layer of the viewer, where ``of`` says so.
+    """
+
+    of: Literal["nothing", "source", "layer"] = "nothing"
+    layer: Any = None
+
+
+@dataclass(frozen=True)
 class Looked:
     """How large a pixel of the screen is in the scene that it shows.
 
@@ -163,6 +180,7 @@ class Session:
     devices: tuple[str, ...] = ()
     parameters: Parameters = field(default_factory=Parameters)
     guide: Guide = field(default_factory=Guide)
+    cells: CellChoice = field(default_factory=CellChoice)
     wording: Wording = field(default_factory=Wording)
     busy: bool = False
     cancelling: bool = False

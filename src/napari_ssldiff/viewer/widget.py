@@ -13,6 +13,7 @@ from napari_ssldiff.viewer.backend import Backend
 from napari_ssldiff.viewer.export_dialog import ExportDialog, suggested_path
 from napari_ssldiff.viewer.field_editor import FieldEditor
 from napari_ssldiff.viewer.magnification import family_of
+from napari_ssldiff.viewer.panels.cells import CellPanel
 from napari_ssldiff.viewer.panels.coarse import CoarsePanel
 from napari_ssldiff.viewer.panels.edges import EdgePanel
 from napari_ssldiff.viewer.panels.endless import EndlessPanel
@@ -72,6 +73,7 @@ class SSLDiffusionWidget(QWidget):
         self.parameters = ParameterPanel(self.bench.session)
         self.edges = EdgePanel(self.bench)
         self.coarse = CoarsePanel(self.bench)
+        self.cells = CellPanel(self.bench)
         self.run = RunPanel(self.bench, self.show_export)
         self.endless = EndlessPanel(self.bench)
         self.field = FieldPanel(self.bench)
@@ -134,7 +136,7 @@ class SSLDiffusionWidget(QWidget):
         layout.setSpacing(8)
         panels = (
             self.source, self.regions, self.prompt, self.parameters, self.edges, self.coarse,
-            self.run, self.field, self.endless,
+            self.cells, self.run, self.field, self.endless,
         )  # fmt: skip
         for panel in panels:
             layout.addWidget(panel)

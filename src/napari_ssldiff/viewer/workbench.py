@@ -18,6 +18,7 @@ from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.viewer import messages as m
 from napari_ssldiff.viewer.backend import Backend, Card, Content, EngineBackend
+from napari_ssldiff.viewer.cells import Cells, cells_for
 from napari_ssldiff.viewer.choice import ModelChoice
 from napari_ssldiff.viewer.endless import EndlessView, slide_of
 from napari_ssldiff.viewer.exporting import export_job
@@ -212,6 +213,7 @@ class Workbench:
             GenerateJob(
                 scene, r, model, device, how, *look, p, content,
                 self._coarse(r, source, scene) if content is None else None,
+                self._cells(r, source, model) if content is None else None,
             ) for r, p in wanted
         ]  # fmt: skip
         jobs: list[Job] = [*made] if content is None else [PatchesJob(tuple(made))]
@@ -329,6 +331,10 @@ class Workbench:
     def _coarse(self, region: Region, source: Image, scene: Scene) -> Coarse | None:
         waiting = regions_to_come(self._jobs.values(), self.card)
         return guide_for(self.session.guide, region, source, scene, self._overlays, waiting)
+
+    def _cells(self, region: Region, source: Image, model: str) -> Cells | None:
+        heard = self.backend.choices(model).cells
+        return cells_for(self.session.cells, region, source) if heard else None
 
     def submit(self, job: Job, overlay: OverlayController | None = None) -> None:
         """Queue a job."""

@@ -27,6 +27,8 @@ from napari_ssldiff.models.trace import META, peak_bytes
 CPU_CALL, HALF_CALL = 1.5, 0.75
 #: Bytes that a device's kernels take once.
 KERNELS = 100 * 2**20
+#: What widening layers on a CPU leaves behind in the process, of the rounded weights.
+WIDENED = 1 / 3
 #: Guess for what cannot be traced: weights per bytes of a call with one row.
 UNTRACED = 8
 
@@ -136,6 +138,10 @@ def measure(card: ModelCard, made: Skeleton, device: torch.device, kept: Precisi
     more = CPU_CALL if device.type == "cpu" else 1.0
     less = HALF_CALL if device.type != "cpu" and kept != "fp32" else 1.0
 
+    base = 0
+    if device.type == "cpu":
+        base = psutil.Process().memory_info().rss + int(network * WIDENED if halved else 0)
+
     def call(traced: int | None, part: str) -> int:
         return int((traced if traced is not None else weights[part] // UNTRACED) * more)
 
@@ -146,7 +152,7 @@ def measure(card: ModelCard, made: Skeleton, device: torch.device, kept: Precisi
         cell=call(cell, "encoder"),
         decode=max(call(decode, "autoencoder"), call(encode, "autoencoder")),
         border=made.autoencoder.border,
-        base=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
+        base=base,
     )
 
 

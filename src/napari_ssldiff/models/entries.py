@@ -135,6 +135,13 @@ def catalogue() -> dict[str, Entry]:
     return {entry.id: entry for entry in entries}
 
 
+def bundled(name: str) -> bool:
+    """Whether a model of that id comes with the package."""
+    from napari_ssldiff.models import registry  # it builds on this module
+
+    return (registry.BUNDLED / name / "card.yaml").is_file()
+
+
 def known(model: str) -> Entry:
     """A card of the catalogue.
 
@@ -148,6 +155,8 @@ def known(model: str) -> Entry:
     if name not in entries:
         import difflib
 
+        if bundled(name):
+            raise ModelError(f"{name} comes with the package: there is nothing to install")
         near = difflib.get_close_matches(name, entries, 3, 0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see 'napari-ssldiff models list'"
         raise ModelError(f"no card of the catalogue has the id {name!r}: {hint}")

@@ -144,8 +144,7 @@ def _card(arguments: argparse.Namespace) -> None:
 
 def _entry(name: str) -> tuple[Entry, str]:
     """A card by id, installed ones first, and its state in words."""
-    from napari_ssldiff.models.entries import catalogue, known, way_to
-    from napari_ssldiff.models.registry import BUNDLED
+    from napari_ssldiff.models.entries import BUNDLED, catalogue, known, way_to
     from napari_ssldiff.models.store.verify import find
 
     plain = name.partition(":")[0]

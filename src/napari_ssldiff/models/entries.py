@@ -12,6 +12,8 @@ from napari_ssldiff.cache import cache_dir
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.card import read_data
 
+#: Models that come with the package.
+BUNDLED = Path(__file__).parent / "bundled"
 #: Cards of models that others publish, without weights.
 CATALOGUE = Path(__file__).parent / "catalogue"
 
@@ -137,9 +139,7 @@ def catalogue() -> dict[str, Entry]:
 
 def bundled(name: str) -> bool:
     """Whether a model of that id comes with the package."""
-    from napari_ssldiff.models import registry  # it builds on this module
-
-    return (registry.BUNDLED / name / "card.yaml").is_file()
+    return (BUNDLED / name / "card.yaml").is_file()
 
 
 def known(model: str) -> Entry:

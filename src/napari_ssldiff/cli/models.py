@@ -144,8 +144,7 @@ def _card(arguments: argparse.Namespace) -> None:
 
 def _entry(name: str) -> tuple[Entry, str]:
     """A card by id, installed ones first, and its state in words."""
-    from napari_ssldiff.models.entries import catalogue, known, way_to
-    from napari_ssldiff.models.registry import BUNDLED
+    from napari_ssldiff.models.entries import BUNDLED, catalogue, known, way_to
     from napari_ssldiff.models.store.verify import find
 
     plain = name.partition(":")[0]
@@ -178,6 +177,9 @@ def _fetch(arguments: argparse.Namespace) -> None:
     for line in consent(entry, size_of(entry, source), number_of(entry, source)):
         say(line)
     work = _work()
+    if missing:
+        names = " and ".join(f"the {part.kind} {part.id}" for part in missing)
+        say(f"It names {names}, not installed either: asked for next (--only leaves that out).")
     accepted = arguments.accept_licence or work.ask("Do you accept these terms?")
     # All is asked before anything comes, which may take an hour.
     wanted = [part for part in missing if accepted and _part_wanted(part, accepted_for, work)]
@@ -202,10 +204,13 @@ def _part_wanted(part: Entry, accepted_for: set[str], work: Work) -> bool:
     except ModelError as error:  # not by a program
         say(str(error))
         return False
-    say(f"It needs the {part.kind} {part.id}, which is not installed.")
+    say(f"The {part.kind} that it names:")
     for line in lines:
         say(line)
-    return part.id in accepted_for or work.ask("Fetch it too, and do you accept its terms?")
+    if part.id in accepted_for or work.ask("Fetch it too, and do you accept its terms?"):
+        return True
+    say(f"{part.id} is left out; --accept-licence-of {part.id} accepts its terms in a script")
+    return False
 
 
 def _import(arguments: argparse.Namespace) -> None:

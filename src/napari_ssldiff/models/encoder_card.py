@@ -82,6 +82,10 @@ def encoder_card(library: str, name: str, folder: Path | None = None) -> dict[st
 def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"there is no {path}: name the folder in which the encoder's {path.name} lies"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}") from None
     if not isinstance(data, dict):

@@ -12,6 +12,8 @@ from napari_ssldiff.cache import cache_dir
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.card import read_data
 
+#: Models that come with the package.
+BUNDLED = Path(__file__).parent / "bundled"
 #: Cards of models that others publish, without weights.
 CATALOGUE = Path(__file__).parent / "catalogue"
 
@@ -135,6 +137,11 @@ def catalogue() -> dict[str, Entry]:
     return {entry.id: entry for entry in entries}
 
 
+def bundled(name: str) -> bool:
+    """Whether a model of that id comes with the package."""
+    return (BUNDLED / name / "card.yaml").is_file()
+
+
 def known(model: str) -> Entry:
     """A card of the catalogue.
 
@@ -148,6 +155,8 @@ def known(model: str) -> Entry:
     if name not in entries:
         import difflib
 
+        if bundled(name):
+            raise ModelError(f"{name} comes with the package: there is nothing to install")
         near = difflib.get_close_matches(name, entries, 3, 0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see 'napari-ssldiff models list'"
         raise ModelError(f"no card of the catalogue has the id {name!r}: {hint}")

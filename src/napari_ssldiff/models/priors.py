@@ -17,7 +17,7 @@ import yaml
 
 from napari_ssldiff.cache import cache_dir
 from napari_ssldiff.errors import InputError, ModelError
-from napari_ssldiff.models.registry import BUNDLED
+from napari_ssldiff.models.entries import BUNDLED
 from napari_ssldiff.text.columns import Columns
 from napari_ssldiff.text.conditions import PriorKind
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.entries import (
+    BUNDLED,
     Entry,
     catalogue,
     entries_in,
@@ -22,8 +23,6 @@ from napari_ssldiff.models.resolve import cards_of
 
 if TYPE_CHECKING:
     from napari_ssldiff.scenes.scene import Scene
-
-BUNDLED = Path(__file__).parent / "bundled"
 
 
 class _Sized(Protocol):

@@ -92,6 +92,26 @@ def test_an_altered_weight_in_an_archive_is_told(tmp_path: Path, read: Read) -> 
         read(path)
 
 
+def test_a_header_whose_length_begins_as_a_pickle_does_is_safetensors(
+    tmp_path: Path, read: Read
+) -> None:
+    """A length of 128, or 384 and so on: its low byte is 0x80."""
+    path = tmp_path / "model.safetensors"
+    for padding in range(0, 512, 8):
+        save_file({"w": torch.ones(3)}, path, {"note": "x" * padding})
+        if path.read_bytes()[0] == 0x80:
+            break
+    else:
+        pytest.fail("no header of such a length")
+    found = read(path)
+    assert found.form == "safetensors"
+    assert torch.equal(found.tensors["w"], torch.ones(3))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    with pytest.raises(ModelError):
+        read(path)
+
+
 def test_damaged_safetensors_are_refused(tmp_path: Path, read: Read) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"w": torch.ones(64)}, path)

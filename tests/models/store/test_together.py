@@ -102,7 +102,8 @@ def test_each_is_asked_for_before_anything_is_fetched_and_what_is_declined_is_to
     assert [question[:10] for question, _ in asked] == ["Do you acc", "Fetch it t", "Fetch it t"]
     assert ids() == ["small-pixcell", "tiny-vit"]
     said = capsys.readouterr().err
-    assert "It needs the autoencoder small-vae, which is not installed." in said
+    assert "It names the autoencoder small-vae and the encoder tiny-vit, not installed" in said
+    assert "small-vae is left out; --accept-licence-of small-vae" in said
     assert "still to come: small-pixcell@" in said
     # Asked for again, only what is missing comes.
     hub.asked.clear()
@@ -120,7 +121,7 @@ def test_a_model_alone_is_asked_for_alone(
     assert main(["models", "fetch", "small-pixcell", "--only", "--trust-unknown"]) == 0
     assert ids() == ["small-pixcell"]
     said = capsys.readouterr().err
-    assert "It needs" not in said
+    assert "It names" not in said
     assert said.count("still to come") == 2
 
 
@@ -227,6 +228,14 @@ def test_bundled_models_have_a_size_on_this_disk_and_no_download(
     assert "state: comes with the package" in said
     assert "on this disk: 4" in said
     assert "download" not in said
+    assert main(["models", "fetch", "demo-naip"]) == 2
+    assert "demo-naip comes with the package: there is nothing to install" in said_of(capsys)
+    assert main(["models", "remove", "demo-naip"]) == 2
+    assert "comes with the package and cannot be removed" in said_of(capsys)
+
+
+def said_of(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err
 
 
 def test_pixcell_and_zoomldm_say_what_is_published_and_what_was_counted() -> None:

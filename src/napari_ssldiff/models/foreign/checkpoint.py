@@ -132,13 +132,16 @@ def _is_pickle(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(32)
     size = path.stat().st_size
+    # A safetensors file begins with the length of its header, one in 32 of which has a low byte of
+    # 0x80, as pickles begin; no pickle is such a length and a brace behind it.
+    length = int.from_bytes(head[:8], "little")
+    headed = len(head) > 8 and head[8:9] == b"{" and length <= 100_000_000
+    if headed and 8 + length <= size:
+        return False
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
         return True
-    length = int.from_bytes(head[:8], "little")
-    if len(head) > 8 and head[8:9] == b"{" and length <= 100_000_000:
-        if 8 + length > size:
-            raise ModelError(f"{path} ends within its header; fetch it again")
-        return False
+    if headed:
+        raise ModelError(f"{path} ends within its header; fetch it again")
     if not size:
         raise ModelError(f"{path} is empty; fetch it again")
     for start, what in _OTHERS.items():

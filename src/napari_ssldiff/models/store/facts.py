@@ -7,8 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from napari_ssldiff.models import entries
-from napari_ssldiff.models.entries import Entry, catalogue, entries_in, installed, way_to
-from napari_ssldiff.models.registry import BUNDLED, problems
+from napari_ssldiff.models.entries import (
+    BUNDLED,
+    Entry,
+    catalogue,
+    entries_in,
+    installed,
+    way_to,
+)
+from napari_ssldiff.models.registry import problems
 from napari_ssldiff.models.store.places import in_words
 from napari_ssldiff.models.store.sizes import Amount, download_amount, source_amount
 

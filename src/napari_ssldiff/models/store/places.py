@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from napari_ssldiff.errors import ModelError, OutputError
-from napari_ssldiff.models.entries import installed, models_dir
+from napari_ssldiff.models.entries import bundled, installed, models_dir
 
 _ASIDE = ".aside-"
 _STALE = 24 * 3600.0  # seconds after which work aside is somebody's who is gone
@@ -125,6 +125,8 @@ def remove(name: str) -> tuple[list[str], int]:
     names |= {b.path.parent.resolve(): (b.name, b.name.partition("@")[0]) for b in broken}
     found = [folder for folder, own in names.items() if name in own or name == folder.name]
     if not found:
+        if bundled(name):
+            raise ModelError(f"{name} comes with the package and cannot be removed")
         have = ", ".join(sorted(own[0] for own in names.values())) or "nothing"
         raise ModelError(f"{name} is not installed, so it cannot be removed: installed is {have}")
     freed = 0

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models.card import ModelCard
-from napari_ssldiff.models.entries import Entry, entries_in, installed, newest, read_entry
-from napari_ssldiff.models.registry import BUNDLED
+from napari_ssldiff.models.entries import BUNDLED, Entry, entries_in, installed, newest, read_entry
 from napari_ssldiff.models.resolve import cards_of
 from napari_ssldiff.models.store.work import QUIET, Work
 

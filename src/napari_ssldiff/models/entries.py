@@ -10,10 +10,7 @@ from typing import Any, Literal
 
 from napari_ssldiff.cache import cache_dir
 from napari_ssldiff.errors import ModelError
-from napari_ssldiff.models.card import read_data
-
-#: Cards of models that others publish, without weights.
-CATALOGUE = Path(__file__).parent / "catalogue"
+from napari_ssldiff.models.card import CATALOGUE, read_data
 
 Kind = Literal["model", "encoder", "autoencoder"]
 

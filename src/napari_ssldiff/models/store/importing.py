@@ -150,6 +150,7 @@ def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, d
     from napari_ssldiff.models.convert.encoders import convert_encoder, layout_name
     from napari_ssldiff.models.convert.folder import check_configs
     from napari_ssldiff.models.foreign import check_finite
+    from napari_ssldiff.models.store.base import with_base
     from napari_ssldiff.models.store.nearest import nearest
 
     card, wanted = card_for(entry), own_parts(entry)
@@ -163,9 +164,10 @@ def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, d
             found = dict(convert_encoder(checkpoint.tensors, card.parts["encoder"]).parts)
             check_finite(found["encoder"], check=work.check)
             return layout_name(checkpoint.tensors), found
-        layout = layout_of(checkpoint.tensors).name
+        tensors = with_base(checkpoint.tensors, card)
+        layout = layout_of(tensors).name
         check_configs(checkpoint.configs, card, wanted)
-        found = dict(convert(checkpoint.tensors, card).parts)
+        found = dict(convert(tensors, card).parts)
         if missing := [part for part in wanted if part not in found]:
             raise ModelError(f"it holds no {' and no '.join(missing)}")
     except ModelError as error:

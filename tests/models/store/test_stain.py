@@ -13,6 +13,7 @@ import torch
 
 from napari_ssldiff.cli import main
 from napari_ssldiff.embeddings.field import EmbeddingField, history_of, normalise
+from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.models import get_card, load_bundle
 from napari_ssldiff.models.entries import installed
 
@@ -92,6 +93,30 @@ def test_a_region_is_stained_and_says_so(
     other = json.loads((given / "zarr.json").read_text())["attributes"]["napari_ssldiff"]
     assert other["request"]["history"] == []
     assert EmbeddingField.from_dict(other["request"]["field"]) == fields[plain]
+
+
+def test_the_window_stains_as_the_command_does(
+    cache: Path, narrow_catalogue: Any, slide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from napari_ssldiff.geometry import Box, Region
+    from napari_ssldiff.scenes import open_scene
+    from napari_ssldiff.viewer.backend import EngineBackend
+    from napari_ssldiff.viewer.session import Parameters
+
+    stain = bring_in("small-stain", narrow_catalogue.files["stain"], capsys)
+    backend, told = EngineBackend(), []
+    assert stain in [card.id for card in backend.models()]
+    bundle, token = backend.load(stain, "cpu"), backend.new_cancel()
+    hear = {"progress": lambda *said: told.append(said[0]), "cancel": token}
+    with open_scene(slide) as scene:
+        region = Region.from_box(Box(200, 200, 64, 96))
+        request = backend.make_request(scene, region, bundle, Parameters(), **hear)
+        assert backend.embed(scene, region, bundle, **hear) == request.field
+    assert json.loads(request.history[0])["to"] == "HER2"
+    assert set(told) == {"embedding", "translating"}
+    token.cancel()
+    with open_scene(slide) as scene, pytest.raises(Cancelled):
+        backend.embed(scene, region, bundle, **hear)
 
 
 def test_matching_the_colours_of_the_other_stain_is_refused(

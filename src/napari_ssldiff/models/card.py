@@ -197,7 +197,9 @@ def _spelled_out(data: Any, path: Path, seen: tuple[str, ...] = ()) -> Any:
     base = _spelled_out(read_yaml(found), found, (*seen, other))
     if not isinstance(base, dict):
         raise ModelError(f"{found} is not a model card: it holds {type(base).__name__}")
-    return merged({key: value for key, value in base.items() if key not in _OWN}, own)
+    out = merged({key: value for key, value in base.items() if key not in _OWN}, own)
+    # Terms are one statement: half of it would be another's.
+    return {**out, "licence": own["licence"]} if "licence" in own else out
 
 
 def _lacking(data: Any) -> str | None:

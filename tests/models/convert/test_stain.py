@@ -281,6 +281,7 @@ def test_a_card_that_is_like_another_takes_over_no_claim_of_it(tmp_path: Path) -
         " denoiser: {adapter: {rank: 8, alpha: 8}}, translation: {to: CK7}}"
     )
     data = read_data(tmp_path / "own.yaml")
+    assert data["licence"] == {"name": "MIT"}, "terms are not mixed"
     assert data["translation"]["to"] == "CK7"
     assert data["translation"]["from"] == "H&E"
     assert data["denoiser"]["adapter"] == {"rank": 8, "alpha": 8, "base": "pixcell-1024"}

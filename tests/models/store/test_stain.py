@@ -167,6 +167,27 @@ def test_a_pair_is_found_side_by_side_and_by_the_name_of_one(
     assert one == other
 
 
+def test_a_card_of_ones_own_that_is_like_a_stains_is_installed_spelled_out(
+    cache: Path, narrow_catalogue: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cards = shutil.copytree(narrow_catalogue.catalogue, tmp_path / "cards")
+    (cards / "our-ck7.yaml").write_text(
+        "{like: small-stain, id: our-ck7, name: CK7, description: Ours., verified: [Nothing yet.],"
+        " licence: {name: ours}, translation: {to: CK7, steps: 3}}"
+    )
+    capsys.readouterr()
+    pair = narrow_catalogue.files["stain"]
+    run("models", "import", pair, "--card", cards / "our-ck7.yaml", "--trust-unknown")
+    name = capsys.readouterr().out.strip()
+    assert name.startswith("our-ck7@")
+    shutil.rmtree(cards)
+    translation = load_bundle(name, "cpu").translation
+    assert translation is not None
+    assert (translation.source, translation.target, translation.steps) == ("H&E", "CK7", 3)
+    assert translation.scale == pytest.approx(SCALE)
+    run("models", "verify", name)
+
+
 def refused(*words: object, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     before = installed()[0]

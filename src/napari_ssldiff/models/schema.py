@@ -207,6 +207,7 @@ class Imported(_Closed):
     sha256: Sha256
     form: Text | None = None
     layout: Text | None = None
+    base: Text | None = None
     repo: Text | None = None
     revision: Text | None = None
     date: Text

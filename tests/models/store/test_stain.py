@@ -237,8 +237,10 @@ def test_a_lone_adapter_is_merged_into_the_installed_network(
     torch.save({"model_state_dict": flow, "epoch": 3}, lone / "own_mlp.pt")
     line = refused("small-stain", lone, capsys=capsys)
     assert "the LoRA without the network that it changes: install small-pixcell-1024 first" in line
-    bring_in("small-pixcell-1024", narrow_catalogue.files["pixcell-1024"], capsys)
+    base = bring_in("small-pixcell-1024", narrow_catalogue.files["pixcell-1024"], capsys)
     merged = bring_in("small-stain", lone, capsys)
     whole = bring_in("small-stain", narrow_catalogue.files["stain"], capsys)
     assert merged != whole
     assert get_card(merged).weights == get_card(whole).weights, "the same weights to the bit"
+    assert get_card(merged).extra["imported"]["base"] == base
+    assert "base" not in get_card(whole).extra["imported"]

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def with_base(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> Mapping[str, torch.Tensor]:
+def with_base(
+    tensors: Mapping[str, torch.Tensor], card: ModelCard
+) -> tuple[Mapping[str, torch.Tensor], str | None]:
     """Tensors with the network that an adapter among them changes, where they lack it.
 
     Parameters
@@ -24,8 +26,8 @@ def with_base(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> Mapping[s
 
     Returns
     -------
-    The same tensors, where they hold no lone adapter or the model is not installed: the
-    conversion then says what is missing.
+    The tensors, and the id of the model that was taken. Where they hold no lone adapter or the
+    model is not installed, the same tensors and ``None``: the conversion then says what is missing.
     """
     from napari_ssldiff.models.convert.adapter import is_alone
     from napari_ssldiff.models.convert.stain import ADAPTER, split
@@ -34,10 +36,10 @@ def with_base(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> Mapping[s
     adapter = (card.parts.get("denoiser") or {}).get("adapter") or {}
     network, flow = split(tensors)
     if "base" not in adapter or not is_alone(network):
-        return tensors
+        return tensors, None
     found = newest(str(adapter["base"]), "model")
     if found is None:
-        return tensors
+        return tensors, None
     held = {
         part: MappedTensors({"": tuple(found.folder / n for n in found.data[part]["weights"])})
         for part in ("denoiser", "conditioning")
@@ -46,4 +48,4 @@ def with_base(tensors: Mapping[str, torch.Tensor], card: ModelCard) -> Mapping[s
     own = {front + k.removeprefix("transformer."): t for k, t in held["denoiser"].items()}
     own[f"{front}caption_projection.uncond_embedding"] = held["conditioning"]["null"]
     own[f"{front}y_pos_embed.y_pos_embed"] = held["conditioning"]["position"][None]
-    return {**own, **tensors}
+    return {**own, **tensors}, found.id

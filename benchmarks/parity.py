@@ -17,7 +17,12 @@ from pathlib import Path
 from machine import provenance
 
 #: Family → module beside this one, whose ``check()`` gives what the file says.
-FAMILIES = {"lrdm": "parity_lrdm", "pixcell": "parity_pixcell", "zoomldm": "parity_zoomldm"}
+FAMILIES = {
+    "lrdm": "parity_lrdm",
+    "pixcell": "parity_pixcell",
+    "stain": "parity_stain",
+    "zoomldm": "parity_zoomldm",
+}
 #: Largest absolute difference that is allowed.
 LIMIT = 1e-4
 

@@ -110,5 +110,10 @@ def test_edits_are_recorded_and_undone_bit_for_bit(
     assert back.history == ()
     with pytest.raises(InputError, match="nothing to undo"):
         back.undone()
+    stained = EditedField(field, origin=('{"op": "translate"}',))
+    assert stained.history == ('{"op": "translate"}',)
+    more = stained.then(painted, "paint").then(field, "mix")
+    assert [json.loads(step)["op"] for step in more.history] == ["translate", "paint", "mix"]
+    assert more.undone().undone() is stained
     with pytest.raises(InputError, match="keeps a field's place"):
         start.then(replace(field, origin=(8, 0)), "move")

@@ -282,6 +282,36 @@ def test_kept_edits_are_rendered_and_undone_bit_for_bit(
     assert "nothing to undo" in bench.session.status.text.lower()
 
 
+class Stains(tuple):  # what the fake backend takes for a model
+    """A model that translates what it embeds."""
+
+    embedded = (json.dumps({"op": "translate", "to": "HER2"}),)
+
+
+def test_edits_of_a_translated_field_begin_with_its_translation(
+    bench: Workbench, backend: Any, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "load", lambda model_id, device: Stains((model_id, device)))
+    asked: list[str] = []
+    bench.confirm = lambda question: bool(asked.append(question))
+    editor = FieldEditor(bench)
+    assert editor.open(4)
+    post.until(JobDone, bench.handle)
+    assert editor.open(4), "there is no edit that could be lost"
+    post.until(JobDone, bench.handle)
+    assert not asked
+    label = int(editor.opened.found.labels[0, 5]) + 1  # type: ignore[union-attr]
+    paint(editor, bench, label, (3, 0))
+    assert editor.keep()
+    post.until(JobDone, bench.handle)
+    history = [json.loads(step) for step in backend.requests[-1].history]
+    assert [step["op"] for step in history] == ["translate", "paint"]
+    assert history[0]["to"] == "HER2"
+    assert not editor.open(4)
+    assert asked
+    editor.close()
+
+
 def test_pointing_shows_where_more_of_it_is_and_which_real_cells_are_like_it(
     bench: Workbench, editor: FieldEditor
 ) -> None:

@@ -75,7 +75,7 @@ def embed(arguments: argparse.Namespace) -> None:
         region = region_of(arguments, scene)
         bundle = load_model(arguments, scene)
         field = embed_region(scene, region, bundle, progress=Meter())
-    field.save(arguments.output)
+    field.save(arguments.output, bundle.embedded)
     rows, columns = field.shape
     print(f"{arguments.output}: {rows} × {columns} cells of {field.width}, by {field.encoder}")
 

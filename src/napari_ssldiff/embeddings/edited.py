@@ -25,11 +25,14 @@ class EditedField:
         The same before the last edit; ``None`` where there was none.
     step
         JSON on the last edit; ``""`` where there was none.
+    origin
+        How the field came about before any edit, as JSON objects, the oldest first.
     """
 
     field: EmbeddingField
     before: EditedField | None = None
     step: str = ""
+    origin: tuple[str, ...] = ()
 
     def then(self, field: EmbeddingField, op: str, **facts: Any) -> EditedField:
         """The field after one more edit.
@@ -48,7 +51,8 @@ class EditedField:
         """
         if frame_of(field) != frame_of(self.field):
             raise InputError("an edit keeps a field's place, cells and encoder; open the other one")
-        return EditedField(field, self, json.dumps({"made": "edit", "op": op, **facts}))
+        step = json.dumps({"made": "edit", "op": op, **facts})
+        return EditedField(field, self, step, self.origin)
 
     def undone(self) -> EditedField:
         """The field before the last edit, bit for bit.
@@ -64,8 +68,8 @@ class EditedField:
 
     @property
     def history(self) -> tuple[str, ...]:
-        """JSON objects, one per edit, the oldest first: a request's ``history``."""
-        return () if self.before is None else (*self.before.history, self.step)
+        """JSON objects, its origin and one per edit, the oldest first: a request's ``history``."""
+        return self.origin if self.before is None else (*self.before.history, self.step)
 
 
 def frame_of(field: EmbeddingField) -> tuple[Any, ...]:

@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from napari_ssldiff.embeddings.extract import embed_box
 from napari_ssldiff.errors import OutputError
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes import PixelSize, Scene
 from napari_ssldiff.scenes.levels import ArrayLevel, Problems
 from napari_ssldiff.synthesis import Sampler, TileDone, make_request, synthesize
-from napari_ssldiff.synthesis.prepare import frame_of, resolve
+from napari_ssldiff.synthesis.prepare import resolve
 
 Picture = NDArray[np.uint8]
 
@@ -51,8 +50,7 @@ def vary(pixels: Picture, bundle: ModelBundle, sampler: Sampler) -> Picture:
     # No path: what is kept in the user's cache is keyed by the file, this is part of one.
     with Scene(path="", name="picture", levels=(level,), pixel_size=size) as scene:
         region = Region.from_box(scene.box)
-        field = embed_box(scene, frame_of(scene, region, bundle, "model").canvas, bundle.encoder)
-        request = make_request(scene, region, bundle, sampler, field=field, grid="model")
+        request = make_request(scene, region, bundle, sampler, grid="model")
         made = np.zeros_like(pixels)
         for event in synthesize(request, bundle=bundle, scene=scene):
             if isinstance(event, TileDone):

@@ -12,12 +12,16 @@ from typing import Any
 import yaml
 
 from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models.merging import merged
 
+#: Cards of models that others publish, without weights.
+CATALOGUE = Path(__file__).parent / "catalogue"
 #: What the keys of :attr:`ModelCard.parts` may be.
 PARTS = (
     "autoencoder",
     "denoiser",
     "conditioning",
+    "translation",
     "scheduler",
     "encoder",
     "evaluation_encoder",
@@ -28,6 +32,12 @@ _NUMBERS = (
     "weights",
 )  # fmt: skip
 _COMMON = ("id", "name", "description", "licence")
+#: What a card that is like another says for itself, or not at all: who it is, and what was claimed
+#: of the other one.
+_OWN = (
+    "id", "name", "description", "sources", "verified", "published", "data", "weights",
+    "imported",
+)  # fmt: skip
 #: What no card of a kind can do without.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "model": (
@@ -62,6 +72,8 @@ class ModelCard:
         optionally, ``evaluation_encoder``: library classes, their configurations and the names
         of weight files. Optionally ``student``: ``method``, ``rank``, ``alpha``, ``steps``,
         ``guidance`` and ``weights`` of a LoRA that makes the denoiser a few-step student.
+        Optionally ``translation``: a flow that makes the source's embeddings those of another
+        stain.
     weights
         ``{file name: sha256}``, relative to ``folder``.
     folder
@@ -142,6 +154,9 @@ def read_yaml(path: Path) -> Any:
 def read_data(path: Path, full: bool = True) -> dict[str, Any]:
     """What a card's file holds, of whatever kind it is, checked.
 
+    A card that is ``like`` another, which lies beside it or in the catalogue, is spelled out: what
+    it does not say is as there, but for its identity and for what was claimed of the other.
+
     Parameters
     ----------
     path
@@ -155,7 +170,7 @@ def read_data(path: Path, full: bool = True) -> dict[str, Any]:
     ModelError
         If it is not a card, or a weight lies outside its folder's parent.
     """
-    data = read_yaml(path)
+    data = _spelled_out(read_yaml(path), path)
     wrong = _lacking(data)
     if full and not wrong:
         from napari_ssldiff.models.schema import check
@@ -168,6 +183,23 @@ def read_data(path: Path, full: bool = True) -> dict[str, Any]:
         if not (folder / str(name)).resolve().is_relative_to(folder.parent):
             raise ModelError(f"the card {path} names weights outside its folder: {name}")
     return dict(data)
+
+
+def _spelled_out(data: Any, path: Path, seen: tuple[str, ...] = ()) -> Any:
+    if not isinstance(data, dict) or "like" not in data:
+        return data
+    other, own = str(data["like"]), {k: v for k, v in data.items() if k != "like"}
+    places = [folder / f"{other}.yaml" for folder in (path.parent, CATALOGUE)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None or Path(other).name != other or other in seen:
+        why = "no card beside it or in the catalogue" if other not in seen else "like itself"
+        raise ModelError(f"the card {path} is like {other!r}, which is {why}")
+    base = _spelled_out(read_yaml(found), found, (*seen, other))
+    if not isinstance(base, dict):
+        raise ModelError(f"{found} is not a model card: it holds {type(base).__name__}")
+    out = merged({key: value for key, value in base.items() if key not in _OWN}, own)
+    # Terms are one statement: half of it would be another's.
+    return {**out, "licence": own["licence"]} if "licence" in own else out
 
 
 def _lacking(data: Any) -> str | None:

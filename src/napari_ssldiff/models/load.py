@@ -1,23 +1,19 @@
-"""From a card to modules with weights: safetensors only, checked by sha256."""
+"""From a card to modules with weights, on a device."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec, Precision
-from napari_ssldiff.diffusion.halves import HALVES, half_names
+from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.offload import Turns
 from napari_ssldiff.embeddings.encoder import (
     AbsentEncoder,
@@ -26,9 +22,11 @@ from napari_ssldiff.embeddings.encoder import (
     NetworkEncoder,
     build_network,
 )
+from napari_ssldiff.embeddings.flow import FlowNetwork, Translation
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard
+from napari_ssldiff.models.filling import IN_MEMORY, Filling, checked, tensors_of
 from napari_ssldiff.models.lora import merge
 from napari_ssldiff.models.memory import CELLS, MemoryOptions, MemoryPlan, plan_memory
 from napari_ssldiff.models.registry import get_card
@@ -56,6 +54,8 @@ class ModelBundle:
         Where everything runs.
     plan
         What it takes of memory, and how it fits.
+    translation
+        Makes a source's fields those of another stain, where the card has such a thing.
     """
 
     card: ModelCard
@@ -63,6 +63,7 @@ class ModelBundle:
     denoiser: Denoiser
     device: torch.device
     plan: MemoryPlan | None = None
+    translation: Translation | None = None
 
     @property
     def hash(self) -> str:
@@ -86,6 +87,16 @@ class ModelBundle:
         if model.limits.decode is None:
             return facts
         return {**facts, "decode_window": model.limits.decode * self.spec.latent_factor}
+
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        """What the history of a field that was embedded for this model begins with: JSON."""
+        if self.translation is None:
+            return ()
+        own = self.translation
+        facts = {"op": "translate", "from": own.source, "to": own.target, "steps": own.steps}
+        model = {"model": self.card.id, "model_hash": self.hash}
+        return (json.dumps({**facts, **model}, sort_keys=True),)
 
     @cached_property
     def evaluation_encoder(self) -> NetworkEncoder:
@@ -128,62 +139,6 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def _checked(card: ModelCard, name: str) -> Path:
-    """A weight file whose sha256 is the card's."""
-    path = card.weight_path(name)
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != card.weights[name]:
-            raise ModelError(f"{path} is damaged: its sha256 is not the card's; install it again")
-    return path
-
-
-def _tensors(
-    card: ModelCard,
-    names: Iterable[str],
-    dtypes: Mapping[str, torch.dtype] | None = None,
-    copied: bool = False,
-) -> dict[str, torch.Tensor]:
-    """Tensors of files, in fp32 or what ``dtypes`` says; in their files unless ``copied``."""
-    out: dict[str, torch.Tensor] = {}
-    for name in names:
-        path = _checked(card, name)
-        try:
-            for key, value in load_file(path).items():
-                dtype = (dtypes or {}).get(key, torch.float32)
-                out[key] = value.to(dtype, copy=copied)
-        except SafetensorError as error:
-            raise ModelError(f"cannot read the weights {path}: {error}") from None
-    return out
-
-
-@dataclass(frozen=True)
-class Filling:
-    """Gives modules without weights those of a card's files.
-
-    Parameters
-    ----------
-    copied
-        Read them into memory of their own, so that files may change afterwards.
-    halved, kept
-        A network, and what its layers are kept in.
-    """
-
-    copied: bool = True
-    halved: nn.Module | None = None
-    kept: Precision = "fp32"
-
-    def __call__(self, card: ModelCard, module: nn.Module, names: Iterable[str]) -> None:
-        """Fill ``module`` with the tensors of the files ``names``."""
-        dtypes = {key: value.dtype for key, value in module.state_dict().items()}
-        if module is self.halved and self.kept != "fp32":
-            dtypes |= dict.fromkeys(half_names(module), HALVES[self.kept])
-        try:
-            module.load_state_dict(_tensors(card, names, dtypes, self.copied), assign=True)
-        except RuntimeError as error:
-            detail = str(error).splitlines()[-1].strip()
-            raise ModelError(f"the weights of {card.id} do not fit its card: {detail}") from None
-
-
 def encoder_spec(card: ModelCard, key: str = "encoder") -> EncoderSpec:
     """What a card says of its encoder, the version of its weights in the identifier.
 
@@ -217,7 +172,7 @@ def _encoder(
     card: ModelCard,
     key: str,
     device: torch.device,
-    fill: Fill = Filling(),
+    fill: Fill = IN_MEMORY,
     network: nn.Module | None = None,
     batch: int = CELLS,
     at_work: Callable[[nn.Module], nn.Module] | None = None,
@@ -229,7 +184,7 @@ def _encoder(
     if part["library"] == "transformers":
         # A folder in the hub's layout beside the card; the library reads its safetensors itself.
         for name in part["weights"]:
-            _checked(card, name)
+            checked(card, name)
         folder = (card.folder / part["name"]).resolve()
         pinned = {(card.folder / name).resolve() for name in part["weights"]}
         for path in folder.glob("*.safetensors"):
@@ -358,7 +313,22 @@ def _assemble(
         limits=plan.limits,
         turns=turns,
     )
-    return ModelBundle(card, encoder, denoiser, where, plan)
+    translation = _translation(card, where, made.translation, fill)
+    return ModelBundle(card, encoder, denoiser, where, plan, translation)
+
+
+def _translation(
+    card: ModelCard, where: torch.device, network: FlowNetwork | None, fill: Fill
+) -> Translation | None:
+    if network is None:
+        return None
+    part = card.parts["translation"]
+    fill(card, network, part["weights"])
+    scale = part.get("scale", card.parts["conditioning"].get("scale", 1.0))
+    network = network.eval().to(where)
+    return Translation(
+        str(part["from"]), str(part["to"]), network, where, int(part["steps"]), float(scale)
+    )
 
 
 def _student(card: ModelCard, part: Mapping[str, Any]) -> Callable[[], nn.Module]:
@@ -374,9 +344,9 @@ def _student(card: ModelCard, part: Mapping[str, Any]) -> Callable[[], nn.Module
         base = card.parts["denoiser"]
         with init_empty_weights():
             network = parts.network(base)
-        Filling()(card, network, base["weights"])
+        IN_MEMORY(card, network, base["weights"])
         try:
-            return merge(network, _tensors(card, names), scale)
+            return merge(network, tensors_of(card, names), scale)
         except ValueError as error:
             raise ModelError(f"the student of {card.id} does not fit its card: {error}") from None
 

@@ -71,6 +71,7 @@ class Needs:
             self.weights[k] for k in ("network", "autoencoder", "encoder")
         )
         student, always = self.weights["student"], self.base + self.weights["projection"]
+        always += self.weights.get("translation", 0)  # small, and not worth taking turns
         if offload == "none":
             whole = always + network + student + autoencoder + encoder
             return {"network": whole, "autoencoder": whole, "encoder": whole}
@@ -104,6 +105,7 @@ def measure(card: ModelCard, made: Skeleton, device: torch.device, kept: Precisi
         "student": network if spec.student else 0,
         "autoencoder": _size(made.autoencoder),
         "projection": _size(made.projection),
+        "translation": _size(made.translation) if made.translation is not None else 0,
         "encoder": _size(made.encoder) if made.encoder is not None else _files(card),
     }
     layers = (

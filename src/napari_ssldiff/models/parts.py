@@ -15,6 +15,7 @@ from napari_ssldiff.diffusion.control import ControlledPixCell, PixCellControl
 from napari_ssldiff.diffusion.pixcell import PixCellNetwork, PixCellProjection
 from napari_ssldiff.diffusion.projections import VectorProjection
 from napari_ssldiff.diffusion.zoomldm import ZoomProjection
+from napari_ssldiff.embeddings.flow import FlowNetwork
 from napari_ssldiff.errors import ModelError
 
 Part = Mapping[str, Any]
@@ -65,6 +66,11 @@ def network(part: Part) -> nn.Module:
     if control:
         raise ModelError(f"a control is known for PixArt transformers only, not {part['class']}")
     return network
+
+
+def translation(part: Part, width: int) -> FlowNetwork:
+    """The translation of a card, without weights; ``width`` is the length of an embedding."""
+    return FlowNetwork(width, int(part["hidden"]), int(part["blocks"]))
 
 
 def _grid(part: Part, spec: ModelSpec) -> nn.Module:

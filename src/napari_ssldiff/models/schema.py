@@ -34,7 +34,7 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 #: The parts of a model that hold weights.
-PARTS = ("autoencoder", "denoiser", "conditioning", "encoder")
+PARTS = ("autoencoder", "denoiser", "conditioning", "translation", "encoder")
 
 
 class _Open(BaseModel):
@@ -79,6 +79,14 @@ class Control(_Closed):
     blocks: PositiveInt
 
 
+class Adapter(_Closed):
+    """A LoRA in the checkpoint, merged into the denoiser at the import."""
+
+    rank: PositiveInt
+    alpha: PositiveFloat
+    base: Id | None = None
+
+
 class Network(_Part):
     """The denoiser."""
 
@@ -86,6 +94,7 @@ class Network(_Part):
     config: dict[str, Any]
     prediction: Literal["epsilon", "v_prediction", "sample"]
     control: Control | None = None
+    adapter: Adapter | None = None
 
 
 class Conditioning(_Part):
@@ -95,6 +104,17 @@ class Conditioning(_Part):
     context: PositiveInt | None = None
     spatial: int | None = Field(None, ge=0)
     null_condition: Text | None = None
+
+
+class Translation(_Part):
+    """From the source's embeddings to those of another stain, by a flow."""
+
+    source: Text = Field(alias="from")
+    target: Text = Field(alias="to")
+    hidden: int = Field(gt=0, multiple_of=2)
+    blocks: PositiveInt
+    steps: int = Field(ge=1, le=1000)
+    scale: PositiveFloat | None = None
 
 
 class Encoder(_Part):
@@ -199,6 +219,7 @@ class Imported(_Closed):
     sha256: Sha256
     form: Text | None = None
     layout: Text | None = None
+    base: Text | None = None
     repo: Text | None = None
     revision: Text | None = None
     date: Text
@@ -243,6 +264,7 @@ class Model(_Card):
     autoencoder: _or_ref(Autoencoder)  # type: ignore[valid-type]
     denoiser: Network
     conditioning: Conditioning
+    translation: Translation | None = None
     scheduler: dict[str, Any]
     encoder: _or_ref(Encoder)  # type: ignore[valid-type]
     evaluation_encoder: _or_ref(Encoder) | None = None  # type: ignore[valid-type]

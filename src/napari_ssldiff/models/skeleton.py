@@ -11,6 +11,7 @@ from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.diffusion.bundle import ModelSpec, StudentSpec
+from napari_ssldiff.embeddings.flow import FlowNetwork
 from napari_ssldiff.embeddings.networks import build_network
 from napari_ssldiff.models import parts
 from napari_ssldiff.models.card import ModelCard
@@ -31,6 +32,8 @@ class Skeleton:
         Behind the engine's contracts.
     encoder
         ``None`` where it is absent, or a library makes it with its weights only.
+    translation
+        ``None`` where the card has none.
     """
 
     spec: ModelSpec
@@ -38,6 +41,7 @@ class Skeleton:
     network: nn.Module
     projection: nn.Module
     encoder: nn.Module | None
+    translation: FlowNetwork | None = None
 
 
 def model_spec(card: ModelCard) -> ModelSpec:
@@ -75,7 +79,14 @@ def skeleton_of(card: ModelCard, making: Making = init_empty_weights) -> Skeleto
             parts.network(unet),
             parts.projection(tokens, spec),
             encoder_of(card),
+            translation_of(card),
         )
+
+
+def translation_of(card: ModelCard) -> FlowNetwork | None:
+    """A translation's network as :class:`Skeleton` has it."""
+    part = card.parts.get("translation")
+    return parts.translation(part, int(card.parts["encoder"]["width"])) if part else None
 
 
 def encoder_of(card: ModelCard, key: str = "encoder") -> nn.Module | None:

@@ -72,7 +72,10 @@ def embed_region(
     progress: Report | None = None,
     cancel: CancelToken | None = None,
 ) -> EmbeddingField:
-    """Embed the canvas of a region; cells start at the canvas's corner.
+    """Embed the canvas of a region, as the model paints it; cells start at the canvas's corner.
+
+    A model that draws another stain has the embeddings translated into it; how is told by the
+    bundle's ``embedded``.
 
     Parameters
     ----------
@@ -81,16 +84,23 @@ def embed_region(
     cache
         Folder of finished fields; by default one in the user's cache folder.
     progress
-        Told ``("embedding", cells done, cells)``.
+        Told ``("embedding", cells done, cells)``, then ``("translating", cells done, cells)``.
     """
     frame = frame_of(scene, region, bundle, grid, context, grow)
-    return embed_box(
+    check = cancel.raise_if_cancelled if cancel else lambda: None
+    tell = progress or (lambda stage, done, total: None)
+    field = embed_box(
         scene,
         frame.canvas,
         bundle.encoder,
         cache=cache or cache_dir() / "fields",
-        progress=lambda done, total: progress("embedding", done, total) if progress else None,
-        check=cancel.raise_if_cancelled if cancel else lambda: None,
+        progress=lambda done, total: tell("embedding", done, total),
+        check=check,
+    )
+    if bundle.translation is None:
+        return field
+    return bundle.translation(
+        field, progress=lambda done, total: tell("translating", done, total), check=check
     )
 
 
@@ -281,7 +291,8 @@ def make_request(
     Parameters
     ----------
     field, history
-        What to paint, and how it came about; by default the region's own embeddings.
+        What to paint, and how it came about; by default the region's own embeddings, translated
+        where the model draws another stain. A field that is given is painted as it is.
     guide
         What it is to look like from afar: :func:`source_guide` or :func:`picture_guide`.
     cells
@@ -290,11 +301,17 @@ def make_request(
     Raises
     ------
     InputError
-        If the region leaves the image, the scene does not suit the model, or the sampler asks
-        for what the preset cannot do.
+        If the region leaves the image, the scene does not suit the model, the sampler asks for
+        what the preset cannot do, or colours are to match those of another stain.
     """
     sampler = resolve(sampler or Sampler(), bundle)
+    if match and bundle.translation is not None:
+        raise InputError(
+            f"match {match} would bring {bundle.translation.target} back to the colours of "
+            f"{bundle.translation.source}: leave it out with {bundle.card.id}"
+        )
     if field is None:
+        history = (*bundle.embedded, *history)
         field = embed_region(
             scene, region, bundle, grid=grid, context=max(context, match), grow=grow,
             progress=progress, cancel=cancel,

@@ -150,7 +150,8 @@ class FieldEditor:
     @told
     def open(self, count: int = 8) -> None:
         """Queue the embeddings of the first chosen region; asks before edits are given up."""
-        if self.edited is not None and (self.edited.history or self.painted.any()):
+        edited = self.edited is not None and self.edited.before is not None
+        if self.edited is not None and (edited or self.painted.any()):
             question = "Edits of the embeddings that are open can then not be taken back. Go on?"
             if not self.bench.confirm(question):
                 raise InputError("the embeddings stay as they are")
@@ -311,7 +312,7 @@ class FieldEditor:
         if self.index is not None and self.index.encoder != opened.field.encoder:
             self.index = None
             self.index_changed.emit()
-        self.opened, self.edited = opened, EditedField(opened.field)
+        self.opened, self.edited = opened, EditedField(opened.field, origin=opened.history)
         self._renders, self.kinds = Renders(self.bench, opened), list(opened.kinds)
         self._palette = kept_colours(opened.field.encoder, opened.field.width, self.method)
         if self._palette is None:  # never fitted, which by UMAP takes a while

@@ -40,6 +40,8 @@ class OpenedField:
         What the field consists of.
     kinds
         A kind for each prototype, with the picture of a real cell.
+    history
+        How the field came about, where it is not the region's own: JSON objects.
     """
 
     scene: Scene
@@ -49,6 +51,7 @@ class OpenedField:
     field: EmbeddingField
     found: Prototypes
     kinds: tuple[Kind, ...]
+    history: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,14 @@ class OpenFieldJob:
             FieldOpened(
                 self.id,
                 OpenedField(
-                    self.scene, self.source, self.region, self.model_id, made, found, kinds
+                    self.scene,
+                    self.source,
+                    self.region,
+                    self.model_id,
+                    made,
+                    found,
+                    kinds,
+                    getattr(bundle, "embedded", ()),
                 ),
             )
         )

@@ -89,3 +89,9 @@ def plain_pixart() -> Any:
 def plain_zoomldm() -> Any:
     """ZoomLDM's condition transformer, written out in plain torch."""
     return load_plain("plain_zoomldm")
+
+
+@pytest.fixture(scope="session")
+def plain_stain() -> Any:
+    """PixCell's flow between stains, written out in plain torch."""
+    return load_plain("plain_stain")

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import importlib.util
 import json
+import os
 import sys
 import threading
 import types
@@ -199,8 +200,16 @@ def _cards() -> dict[str, dict[str, Any]]:
     cells = _card("pixcell-256-cells", "small-cells", autoencoder={"ref": "small-vae"})
     cells["denoiser"]["config"] = pixcell["denoiser"]["config"]
     cells["denoiser"]["control"] = {"blocks": 1}
+    grid = _card("pixcell-1024", "small-pixcell-1024", autoencoder={"ref": "small-vae"})
+    grid |= {"cell": 32, "tokens": 2}
+    grid["denoiser"]["config"] |= pixcell["denoiser"]["config"] | {"interpolation_scale": 2}
+    stain = yaml.safe_load((REAL / "pixcell-mist-her2.yaml").read_text(encoding="utf-8"))
+    stain |= {"id": "small-stain", "like": "small-pixcell-1024"}
+    stain["denoiser"]["adapter"]["base"] = "small-pixcell-1024"
+    stain["translation"] |= {"hidden": 16, "blocks": 2, "steps": 10}
+    stain["sources"][0]["repo"] = "lab/model"
     folder = _narrow_ldm(_card("brca-20x", "own-unet"))
-    made = (encoder, brca, zoom, vae, pixcell, cells, folder)
+    made = (encoder, brca, zoom, vae, pixcell, cells, grid, stain, folder)
     return {data["id"]: copy.deepcopy(data) for data in made}
 
 
@@ -249,6 +258,42 @@ def _save_folder(folder: Path, parts: dict[str, tuple[dict[str, Any], dict[str, 
         own = {key: value.contiguous() for key, value in tensors.items()}
         save_file(own, folder / name / "diffusion_pytorch_model.safetensors")
     return folder
+
+
+def _save_stain(root: Path, cards: dict[str, dict[str, Any]], files: dict[str, Path]) -> None:
+    """PixCell-1024, and a LoRA of it with the flow between stains, as their authors save them."""
+    import diffusers
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from napari_ssldiff.models.convert.pixcell import pixart_tensors
+
+    config = cards["small-pixcell-1024"]["denoiser"]["config"]
+    tensors = _plain("plain_pixart").random_tensors(WIDTH, 2, 8, 4, EMBEDDING, scale=2)
+    del tensors["pos_embed"]
+    held = {
+        "caption_projection.uncond_embedding": tensors.pop("y_embedder.y_embedding"),
+        "y_pos_embed.y_pos_embed": tensors.pop("y_pos_embed"),
+    }
+    own = pixart_tensors(tensors)
+    files["pixcell-1024"] = _save_folder(
+        root / "PixCell-1024",
+        {"transformer": ({**config, "caption_num_tokens": 4}, {**own, **held})},
+    )
+    network: Any = diffusers.PixArtTransformer2DModel(**config)
+    network.load_state_dict(own)
+    layers = [f"attn2.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=layers), network)
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    files["stain"] = root / "virtual-staining"
+    flow = _plain("plain_stain").random_tensors(EMBEDDING, 16, 2)
+    flow["out.2.weight"] *= 30  # ways as long as the vectors
+    for kind, saved in (("lora", {**network.state_dict(), **held}), ("mlp", flow)):
+        place = files["stain"] / "ckpts" / kind
+        place.mkdir(parents=True)
+        torch.save(saved, place / f"mist_her2_{kind}.pth")
 
 
 @pytest.fixture(scope="session")
@@ -320,6 +365,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         {"transformer": ({**config, "caption_num_tokens": 1}, own), "controlnet": ({}, control)},
     )
 
+    _save_stain(root, cards, files)
+
     part = cards["own-unet"]
     with torch.no_grad():
         networks: dict[str, Any] = {
@@ -343,3 +390,34 @@ def narrow_catalogue(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Wor
 
     monkeypatch.setattr(entries, "CATALOGUE", workshop.catalogue)
     return workshop
+
+
+@pytest.fixture(scope="session")
+def store(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which the encoder and the autoencoder are installed; tests add to it."""
+    from napari_ssldiff.cli import main
+    from napari_ssldiff.models import entries
+
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NAPARI_SSLDIFF_CACHE", str(folder))
+        patch.setattr(entries, "CATALOGUE", workshop.catalogue)
+        for card, file in (("tiny-vit", "encoder"), ("small-vae", "autoencoder")):
+            words = ["models", "import", card, str(workshop.files[file]), "--trust-unknown"]
+            assert main(words) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain_stain() -> Any:
+    """PixCell's flow between stains, written out in plain torch."""
+    return _plain("plain_stain")
+
+
+@pytest.fixture
+def slide(write_scene: Callable[..., Path]) -> Path:
+    """Real tissue: the slide among the real images, where they are, else scikit-image's."""
+    from skimage import data
+
+    found = Path(os.environ.get("NAPARI_SSLDIFF_DATA", "/nowhere")) / "samples/cmu_small_region.svs"
+    return found if found.is_file() else write_scene(data.immunohistochemistry())

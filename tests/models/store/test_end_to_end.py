@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,9 @@ LAYOUTS = {
     "pixcell": ("small-pixcell", "small-pixcell"),
     "pixart": ("small-pixcell", "small-pixcell"),
     "cells": ("small-cells", "small-cells"),
+    "stain": ("small-stain", "small-stain"),
     "diffusers": ("own-unet", "own-unet"),
 }
-
-
-@pytest.fixture(scope="module")
-def store(workshop: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache in which the encoder and the autoencoder are installed."""
-    from napari_ssldiff.models import entries
-
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NAPARI_SSLDIFF_CACHE", str(folder))
-        patch.setattr(entries, "CATALOGUE", workshop.catalogue)
-        for card, file in (("tiny-vit", "encoder"), ("small-vae", "autoencoder")):
-            words = ["models", "import", card, str(workshop.files[file]), "--trust-unknown"]
-            assert main(words) == 0
-    return folder
-
-
-@pytest.fixture
-def slide(write_scene: Callable[..., Path]) -> Path:
-    """Real tissue: the slide among the real images, where they are, else scikit-image's."""
-    import os
-
-    from skimage import data
-
-    found = Path(os.environ.get("NAPARI_SSLDIFF_DATA", "/nowhere")) / "samples/cmu_small_region.svs"
-    return found if found.is_file() else write_scene(data.immunohistochemistry())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

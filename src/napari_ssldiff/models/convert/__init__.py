@@ -17,6 +17,7 @@ from napari_ssldiff.models.convert.folder import DIFFUSERS
 from napari_ssldiff.models.convert.layout import Converted, Layout, check_parts
 from napari_ssldiff.models.convert.ldm import LRDM
 from napari_ssldiff.models.convert.pixcell import PIXART_ORIGINAL, PIXCELL_DIFFUSERS
+from napari_ssldiff.models.convert.stain import PIXCELL_STAIN
 from napari_ssldiff.models.convert.zoomldm import ZOOMLDM
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ __all__ = ["LAYOUTS", "Converted", "Layout", "convert", "layout_of"]
 
 #: All that is known, asked in this order.
 LAYOUTS: tuple[Layout, ...] = (
-    LRDM, ZOOMLDM, PIXCELL_DIFFUSERS, PIXART_ORIGINAL, DIFFUSERS, ENCODER,
+    LRDM, ZOOMLDM, PIXCELL_STAIN, PIXCELL_DIFFUSERS, PIXART_ORIGINAL, DIFFUSERS, ENCODER,
 )  # fmt: skip
 
 

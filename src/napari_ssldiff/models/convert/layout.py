@@ -23,8 +23,9 @@ class Converted:
     Parameters
     ----------
     parts
-        ``"autoencoder"``, ``"denoiser"``, ``"conditioning"`` or ``"encoder"``: as the modules of
-        :mod:`napari_ssldiff.models.parts` name their tensors. A source need not hold all parts.
+        ``"autoencoder"``, ``"denoiser"``, ``"conditioning"``, ``"translation"`` or
+        ``"encoder"``: as the modules of :mod:`napari_ssldiff.models.parts` name their tensors. A
+        source need not hold all parts.
     unused
         Names in the source that are known and not needed, such as a trainer's buffers.
     """
@@ -87,6 +88,9 @@ def check_parts(converted: Converted, card: ModelCard) -> None:
             "autoencoder": lambda: parts.autoencoder(card.parts["autoencoder"]),
             "denoiser": lambda: parts.network(card.parts["denoiser"]),
             "conditioning": lambda: parts.projection(card.parts["conditioning"], model_spec(card)),
+            "translation": lambda: parts.translation(
+                card.parts["translation"], int(card.parts["encoder"]["width"])
+            ),
         }
         for name, make in modules.items():
             if name in converted.parts:

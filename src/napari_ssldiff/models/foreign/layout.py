@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from napari_ssldiff.errors import ModelError
+from napari_ssldiff.models.foreign.pairs import pair_in, pair_of
 
 #: Names that libraries give to the weights of a component; the first that is there is taken.
 _STEMS = ("diffusion_pytorch_model", "model", "open_clip_model", "pytorch_model")
@@ -100,12 +102,23 @@ def lay_out(path: Path) -> Layout:
         return _folder(path)
     if not path.is_file():
         raise ModelError(f"{path} is no regular file; name a file or a folder")
+    if pair := pair_of(path):
+        return _paired(Path(os.path.commonpath([file.parent for file in pair.values()])), pair)
     layout = Layout(path.parent)
     layout.add("", path)
     return layout
 
 
+def _paired(root: Path, pair: Mapping[str, Path]) -> Layout:
+    layout = Layout(root)
+    for word, file in pair.items():
+        layout.add(word, file)
+    return layout
+
+
 def _folder(path: Path) -> Layout:
+    if pair := pair_in(path):
+        return _paired(path, pair)
     layout = Layout(path)
     layout.add_config("", path / "config.json")
     if weights := _weights(path):

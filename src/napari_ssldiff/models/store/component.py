@@ -40,5 +40,5 @@ def own_parts(entry: Entry) -> list[str]:
     """The parts whose weights are the card's own and not a component's."""
     if entry.kind != "model":
         return [entry.kind]
-    parts = ("denoiser", "conditioning", "autoencoder", "encoder")
-    return [part for part in parts if "ref" not in entry.data[part]]
+    parts = ("denoiser", "conditioning", "translation", "autoencoder", "encoder")
+    return [part for part in parts if part in entry.data and "ref" not in entry.data[part]]

@@ -191,7 +191,7 @@ def explain(entry: Entry, state: str) -> list[str]:
         low_high = data.get("guidance_range")
         span = f", useful from {low_high[0]:g} to {low_high[1]:g}" if low_high else ""
         lines.append(f"guidance: {data['guidance']:g}{span}")
-    for part in ("encoder", "autoencoder", "denoiser", "conditioning"):
+    for part in ("encoder", "autoencoder", "denoiser", "conditioning", "translation"):
         if isinstance(data.get(part), Mapping):
             lines.append(f"{part}: {_part(data[part])}")
     if variants := data.get("variants"):
@@ -221,6 +221,8 @@ def _list(value: Any) -> list[Any]:
 def _part(part: Mapping[str, Any]) -> str:
     if "ref" in part:
         return f"the component {part['ref']}"
+    if "blocks" in part:
+        return f"embeddings of {part['from']} as those of {part['to']}, in {part['steps']} steps"
     what = part.get("name") or part.get("class") or part.get("kind") or "grid"
     library = f" of {part['library']}" if "library" in part else ""
     null = f"; no condition is {part['null_condition']}" if "null_condition" in part else ""

@@ -88,7 +88,7 @@ def import_model(
         here = newest(name, entry.kind)
         if here and not card:
             return here
-        layout, parts = _converted(entry, checkpoint, work)
+        layout, base, parts = _converted(entry, checkpoint, work)
         made = folder / name
         made.mkdir()
         data = _written(entry, parts, checkpoint, made, work)
@@ -98,6 +98,7 @@ def import_model(
             "sha256": checkpoint.sha256,
             "form": checkpoint.form,
             "layout": layout,
+            **({"base": base} if base else {}),
             **({k: str(origin[k]) for k in ("repo", "revision")} if origin else {}),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "package": _package(),
@@ -144,28 +145,34 @@ def _guessed(checkpoint: Checkpoint) -> Entry:
     )
 
 
-def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, dict[str, Tensors]]:
-    """The layout's name, and the state dicts of the card's own parts, checked."""
+def _converted(
+    entry: Entry, checkpoint: Checkpoint, work: Work
+) -> tuple[str, str | None, dict[str, Tensors]]:
+    """The layout's name, the installed model that was built on, and the state dicts of the card's
+    own parts, checked.
+    """
     from napari_ssldiff.models.convert import convert, layout_of
     from napari_ssldiff.models.convert.encoders import convert_encoder, layout_name
     from napari_ssldiff.models.convert.folder import check_configs
     from napari_ssldiff.models.foreign import check_finite
+    from napari_ssldiff.models.store.base import with_base
     from napari_ssldiff.models.store.nearest import nearest
 
     card, wanted = card_for(entry), own_parts(entry)
     if wanted == ["encoder"] and card.parts["encoder"]["library"] == "transformers":
         work.progress("checking", 0, 1)
         check_finite(checkpoint.tensors, check=work.check)
-        return "transformers", {"encoder": checkpoint.tensors}
+        return "transformers", None, {"encoder": checkpoint.tensors}
     work.progress("converting", 0, 3)
     try:
         if wanted == ["encoder"]:  # the card says what it is, whatever its names look like
             found = dict(convert_encoder(checkpoint.tensors, card.parts["encoder"]).parts)
             check_finite(found["encoder"], check=work.check)
-            return layout_name(checkpoint.tensors), found
-        layout = layout_of(checkpoint.tensors).name
+            return layout_name(checkpoint.tensors), None, found
+        tensors, base = with_base(checkpoint.tensors, card)
+        layout = layout_of(tensors).name
         check_configs(checkpoint.configs, card, wanted)
-        found = dict(convert(checkpoint.tensors, card).parts)
+        found = dict(convert(tensors, card).parts)
         if missing := [part for part in wanted if part not in found]:
             raise ModelError(f"it holds no {' and no '.join(missing)}")
     except ModelError as error:
@@ -181,7 +188,7 @@ def _converted(entry: Entry, checkpoint: Checkpoint, work: Work) -> tuple[str, d
         work.progress("fitting the preview", 2, 3)
         parts["autoencoder"] = _with_preview(card.parts["autoencoder"], parts["autoencoder"])
     work.progress("fitting the preview", 3, 3)
-    return layout, parts
+    return layout, base, parts
 
 
 def _with_preview(part: Mapping[str, Any], tensors: Tensors) -> Tensors:

@@ -19,7 +19,8 @@ def module_of(card: ModelCard, part: str) -> nn.Module:
     card
         Of a model, or of a component as :func:`.component.card_for` gives it.
     part
-        ``"autoencoder"``, ``"denoiser"``, ``"conditioning"`` or ``"encoder"``.
+        ``"autoencoder"``, ``"denoiser"``, ``"conditioning"``, ``"translation"`` or
+        ``"encoder"``.
 
     Raises
     ------
@@ -39,4 +40,6 @@ def module_of(card: ModelCard, part: str) -> nn.Module:
             return parts.autoencoder(own)
         if part == "denoiser":
             return parts.network(own)
+        if part == "translation":
+            return parts.translation(own, int(card.parts["encoder"]["width"]))
         return parts.projection(own, model_spec(card))

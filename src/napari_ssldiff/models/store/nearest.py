@@ -52,10 +52,11 @@ def fitting(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     shapes, found = shapes_of(tensors), []
     for entry in catalogue().values():
         try:
-            convert(shapes, card_for(entry))
+            parts = convert(shapes, card_for(entry)).parts
         except _WRONG:
             continue
-        found.append(entry.id)
+        if "translation" in parts or "translation" not in own_parts(entry):
+            found.append(entry.id)
     return found
 
 

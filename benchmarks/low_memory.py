@@ -31,7 +31,7 @@ CASES: list[tuple[str, str, str, str | None, str | None]] = [
     ("fp32", "fp32", "auto", None, None),
     ("bf16", "bf16", "auto", None, None),
     ("fp32 in a budget", "fp32", "auto", "2GB", "2GB"),
-    ("bf16 in a budget", "bf16", "auto", "2GB", "1GB"),
+    ("bf16 in a budget", "bf16", "auto", "3GB", "1GB"),
 ]
 
 

@@ -25,9 +25,9 @@ from napari_ssldiff.embeddings.field import Vectors, normalise
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box
 
-#: As pixels in bulk, but for two things. Windows overlap by half: a window is a few cells wide, and
-#: what a single cell of overlap tells of the neighbour leaves seams. Every step is guided.
-FIELDS = replace(PRESETS["bulk"], name="fields", stride=0.5, guidance_interval=None)
+#: As pixels in bulk, but for two things. Windows lie a quarter apart: they are a few cells wide,
+#: and what less overlap tells of the neighbour leaves seams. Every step is guided.
+FIELDS = replace(PRESETS["bulk"], name="fields", stride=0.25, guidance_interval=None)
 
 
 class Axes(nn.Module):

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from napari_ssldiff.cache import cache_dir
 from napari_ssldiff.errors import ModelError
-from napari_ssldiff.models.card import CATALOGUE, read_data
+from napari_ssldiff.models.card import CATALOGUE as CATALOGUE
+from napari_ssldiff.models.card import read_data
 
 #: Models that come with the package.
 BUNDLED = Path(__file__).parent / "bundled"

@@ -76,7 +76,7 @@ def _row(entry: Entry, state: str, amount: Amount | None, note: str = "") -> Row
     licence = licence_of(entry.data)
     return Row(
         entry.id, entry.kind, str(entry.data["name"]), str(licence["name"]), state,
-        bool(licence.get("gated", False)), amount and amount.size,
+        bool(licence.get("gated", False)), None if amount is None else amount.size,
         amount is not None and not amount.exact, note,
     )  # fmt: skip
 

@@ -50,7 +50,7 @@ class CellPanel(QWidget):
             ("where the source has nuclei", "source"),
             *((f"in {layer.name}", layer) for layer in offered_labels(self._bench.viewer.layers)),
         ]
-        wanted = chosen.layer if chosen.of == "layer" else chosen.of
+        wanted: Any = chosen.layer if chosen.of == "layer" else chosen.of
         self.of.blockSignals(True)
         self.of.clear()
         for text, data in shown:

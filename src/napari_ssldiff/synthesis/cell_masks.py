@@ -112,7 +112,7 @@ def pictured_cells(sheet: Sheet, picture: NDArray[np.generic]) -> CellMask:
         cells beyond them.
     """
     held: Mask = np.asarray(picture != 0)
-    flat: Mask = held.any(-1) if held.ndim == 3 else held
+    flat: Mask = np.asarray(held.any(-1)) if held.ndim == 3 else held
     canvas, bounds, scale = sheet.canvas, sheet.region.bounds, sheet.scale
     y = (canvas.y + np.arange(canvas.h) + 0.5) * scale[0] - bounds.y
     x = (canvas.x + np.arange(canvas.w) + 0.5) * scale[1] - bounds.x

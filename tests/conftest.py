@@ -63,6 +63,9 @@ _ENCODER: dict[str, Any] = {
 
 def write_tiny_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """A model folder (card and safetensors) with random weights; ``changes`` go into the card."""
+    from napari_ssldiff.viewer.native import load_triton_apart
+
+    load_triton_apart()  # a test before may have shown a window
     import diffusers
     import torch
     from safetensors.torch import save_file

@@ -25,6 +25,9 @@ VARIANTS = {
 def zoom_model(own_cache: Path, make_tiny_model: Callable[..., Path]) -> str:
     """The family of an installed model with ZoomLDM's conditioning, narrow and of random
     weights."""
+    from napari_ssldiff.viewer.native import load_triton_apart
+
+    load_triton_apart()  # a test before may have shown a window
     import diffusers
     import torch
     from safetensors.torch import save_file

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -447,3 +449,16 @@ def test_a_slide_grows_past_its_edge_and_the_edge_is_given_in_micrometres(
     assert request.source.path.endswith("extended by 256 px")
     assert Image.open(png).width > 300
     assert main(vary(tmp_path / "no.ome.zarr", match="3m")) == 2
+
+
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "from napari_ssldiff.cli import main; import sys; "
+         "sys.exit(main(['models', 'show', '--template']))"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, b"")

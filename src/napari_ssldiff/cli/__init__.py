@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,6 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SSLDiffError as error:
         print(f"napari-ssldiff {arguments.command}: {error}", file=sys.stderr)
         return EXIT_INPUT
+    except BrokenPipeError:  # who reads has read enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         what = error.filename or "a file"
         text = f"cannot use {what}: {error.strerror or error}"

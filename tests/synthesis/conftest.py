@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,9 @@ from torch import nn
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.diffusion.bundle import Denoiser, StudentSpec
 from napari_ssldiff.diffusion.conditioning import Condition
+from napari_ssldiff.geometry import Box
 from napari_ssldiff.scenes import Scene, open_scene
+from napari_ssldiff.synthesis import Started, TileDone, synthesize
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +97,20 @@ def taught_painter(painter: Any) -> Any:
     student = Student()
     parts = own.autoencoder, own.network, own.projection, own.device, lambda: student
     return replace(painter, denoiser=Denoiser(spec, *parts))
+
+
+@pytest.fixture
+def drawn() -> Callable[..., NDArray[np.uint8]]:
+    """Carries out a request: ``(h, w, 3)`` of its output box."""
+
+    def draw(request: Any, bundle: Any, scene: Any, **how: Any) -> NDArray[np.uint8]:
+        box, image = Box(0, 0, 0, 0), np.zeros((0, 0, 3), np.uint8)
+        for event in synthesize(request, bundle=bundle, scene=scene, **how):
+            if isinstance(event, Started):
+                box = event.output_box
+                image = np.zeros((*box.shape, 3), np.uint8)
+            elif isinstance(event, TileDone):
+                image[event.box.shift(-box.y, -box.x).slices] = event.pixels[..., :3]
+        return image
+
+    return draw

@@ -21,9 +21,7 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.synthesis import (
     Sampler,
-    Started,
     SynthesisRequest,
-    TileDone,
     make_request,
     synthesize,
 )
@@ -72,18 +70,7 @@ def scene(scene_of: Callable[..., Any]) -> Any:
     return scene_of(pixels)
 
 
-def drawn(request: SynthesisRequest, bundle: Any, scene: Any, **how: Any) -> np.ndarray:
-    box, image = Box(0, 0, 0, 0), np.zeros((0, 0, 3), np.uint8)
-    for event in synthesize(request, bundle=bundle, scene=scene, **how):
-        if isinstance(event, Started):
-            box = event.output_box
-            image = np.zeros((*box.shape, 3), np.uint8)
-        elif isinstance(event, TileDone):
-            image[event.box.shift(-box.y, -box.x).slices] = event.pixels[..., :3]
-    return image
-
-
-def test_the_network_is_shown_cells_where_they_lie(scene: Any, copyist: Any) -> None:
+def test_the_network_is_shown_cells_where_they_lie(scene: Any, copyist: Any, drawn: Any) -> None:
     square = Region.from_box(Box(100, 70, 30, 50))
     cells = outlined_cells(Sheet(scene, REGION, copyist), [square])
     request = make_request(scene, REGION, copyist, FAST, cells=cells)
@@ -95,7 +82,9 @@ def test_the_network_is_shown_cells_where_they_lie(scene: Any, copyist: Any) -> 
     assert np.abs(banded.astype(int) - made).max() <= 1
 
 
-def test_what_guidance_leads_away_from_is_shown_no_cells(scene: Any, copyist: Any) -> None:
+def test_what_guidance_leads_away_from_is_shown_no_cells(
+    scene: Any, copyist: Any, drawn: Any
+) -> None:
     cells = CellMask(np.ones(Sheet(scene, REGION, copyist).canvas.shape, bool))
     network = copyist.denoiser.network
     guided = make_request(scene, REGION, copyist, FAST, cells=cells)

@@ -19,9 +19,7 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.synthesis import (
     Sampler,
-    Started,
     SynthesisRequest,
-    TileDone,
     make_request,
     synthesize,
 )
@@ -63,17 +61,6 @@ def scene(scene_of: Callable[..., Any]) -> Any:
     return scene_of(pixels)
 
 
-def drawn(request: SynthesisRequest, bundle: Any, scene: Any) -> np.ndarray:
-    box, image = Box(0, 0, 0, 0), np.zeros((0, 0, 3), np.uint8)
-    for event in synthesize(request, bundle=bundle, scene=scene):
-        if isinstance(event, Started):
-            box = event.output_box
-            image = np.zeros((*box.shape, 3), np.uint8)
-        elif isinstance(event, TileDone):
-            image[event.box.shift(-box.y, -box.x).slices] = event.pixels[..., :3]
-    return image
-
-
 def test_the_source_is_a_guide_in_pixels_of_any_length(scene: Any, painter: Any) -> None:
     canvas = frame_of(scene, REGION, painter, "source").canvas
     guide = source_guide(scene, REGION, painter, 16 * painter.card.resolution)
@@ -85,7 +72,7 @@ def test_the_source_is_a_guide_in_pixels_of_any_length(scene: Any, painter: Any)
         source_guide(scene, REGION, painter, painter.card.resolution)
 
 
-def test_a_variation_keeps_to_its_guide(scene: Any, follower: Any) -> None:
+def test_a_variation_keeps_to_its_guide(scene: Any, follower: Any, drawn: Any) -> None:
     guide = source_guide(scene, REGION, follower, 16 * follower.card.resolution)
     real = np.asarray([60.0, 200.0])
 

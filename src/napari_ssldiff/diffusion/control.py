@@ -74,18 +74,24 @@ class ControlledPixCell(PixCellNetwork):
     transformer
         The first one.
     control
-        The second one; it has as many blocks or fewer.
+        The second one.
+
+    Raises
+    ------
+    ValueError
+        If that has more blocks than the first one, which would go unheard.
     """
 
     def __init__(self, transformer: PixArtTransformer2DModel, control: PixCellControl) -> None:
         super().__init__(transformer)
+        heard, told = len(self.transformer.transformer_blocks), len(control.controlnet_blocks)
+        if told > heard:
+            raise ValueError(f"a control of {told} blocks beside a transformer of {heard}")
         self.control = control
         #: Rows of a batch that are shown a picture, and what is added for them behind each block.
         self._rows: torch.Tensor | None = None
         self._answers: list[torch.Tensor] = []
-        for n, block in zip(
-            range(len(control.controlnet_blocks)), self.transformer.transformer_blocks, strict=False
-        ):
+        for n, block in enumerate(self.transformer.transformer_blocks[:told]):
             block.register_forward_hook(partial(self._add, n))
 
     def _add(self, n: int, block: nn.Module, inputs: Any, tokens: torch.Tensor) -> torch.Tensor:

@@ -174,7 +174,7 @@ def corners_on(
     ends = np.array([[b.y, b.x], [b.y1, b.x1], [b.y, b.x1]], float) - 0.5
     low, high, other = to_scene_pixels(ends, source, layer)
     if (high <= low).any() or not np.allclose(other, (low[0], high[1]), atol=_SLACK):
-        raise InputError(f"the layer {name!r} is turned or mirrored: it cannot be a guide")
+        raise InputError(f"the layer {name!r} is turned or mirrored: lay it as the image lies")
     size = np.asarray(shape, float)
     if (low < -_SLACK).any() or (high > size + _SLACK).any():
         raise InputError(f"the layer {name!r} does not cover the region: there is {lacking}")

@@ -339,3 +339,10 @@ def test_the_published_controlnet_has_the_size_that_its_folder_tells_of() -> Non
         network: Any = parts.network(card.parts["denoiser"])
     size = sum(p.numel() for p in network.parameters())
     assert size == card.extra["sizes"]["denoiser_parameters"] == 608_072_960 + 622_605_312
+
+
+def test_a_control_of_more_blocks_than_the_transformer_is_refused() -> None:
+    part = copy.deepcopy(dict(read_card(CATALOGUE / "pixcell-256-cells.yaml").parts["denoiser"]))
+    part["config"]["num_layers"] = 20
+    with torch.device("meta"), pytest.raises(ValueError, match="27 blocks beside .* of 20"):
+        parts.network(part)

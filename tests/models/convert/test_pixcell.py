@@ -344,5 +344,5 @@ def test_the_published_controlnet_has_the_size_that_its_folder_tells_of() -> Non
 def test_a_control_of_more_blocks_than_the_transformer_is_refused() -> None:
     part = copy.deepcopy(dict(read_card(CATALOGUE / "pixcell-256-cells.yaml").parts["denoiser"]))
     part["config"]["num_layers"] = 20
-    with torch.device("meta"), pytest.raises(ValueError, match="27 blocks beside .* of 20"):
+    with torch.device("meta"), pytest.raises(ValueError, match=r"27 blocks beside .* of 20"):
         parts.network(part)

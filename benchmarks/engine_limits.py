@@ -94,7 +94,7 @@ def task(pixels: int, guidance: float = 1.5) -> CanvasTask:
     edge = pixels // 8
     return CanvasTask(
         box=Box(0, 0, edge, edge), tokens=lambda window: tokens, steps=20, guidance=guidance,
-        strength=1.0, seed=1,
+        strength=1.0, seed=1, batch=None,
     )  # fmt: skip
 
 

@@ -10,9 +10,10 @@ import torch
 from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.memory import attempt
 
-#: On a CPU, where larger batches gain little. A number that is the same everywhere keeps results
-#: the same to the last digit.
-CPU_BATCH = 16
+#: Rows of a network call (windows × passes) on a CPU. Fewer cost more each, more gain nothing there
+#: (benchmarks/network_calls.py) and make a run later to stop. A number that is the same everywhere
+#: keeps results the same to the last digit.
+CPU_ROWS = 16
 #: Beyond it a card that still gains has run out of windows or memory sooner.
 LARGEST = 256
 #: A batch twice as large has to be this much faster per window to be worth its memory.
@@ -32,7 +33,7 @@ def choose_batch(
         Called before every network call; raises to cancel.
     """
     if model.device.type == "cpu":
-        return max(1, min(CPU_BATCH, count, _room(model, passes)))
+        return max(1, min(CPU_ROWS // passes, count, _room(model, passes)))
     return measured_batch(model, passes, count, check)
 
 

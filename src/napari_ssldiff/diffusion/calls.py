@@ -9,6 +9,7 @@ Every way out of a fault repeats the one call that failed and nothing before it:
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -229,4 +230,4 @@ class Calls:
 def _finite(values: torch.Tensor) -> bool:
     # One number decides nearly always; a sum can overflow where no value is at fault. Asking
     # for it also waits for the device, so that the time measured around is the device's.
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())

@@ -258,32 +258,33 @@ class Sampling:
         """
         t, level = self._levels.timesteps[i], self._levels.level(i)
         guidance = self.task.guidance_at(level)
-        places = [(slice(None), slice(w.y - top, w.y1 - top), slice(w.x, w.x1)) for w in windows]
-        for first in range(0, len(windows), self.batch):
-            batch = places[first : first + self.batch]
-            stacked = torch.stack([x[place] for place in batch])
-            condition = self._shown(conditions, windows, first)
+        # As many calls as the batch demands, of equal size: a call with one window left over
+        # costs nearly as much as a whole one.
+        calls = -(-len(windows) // self.batch)
+        size = -(-len(windows) // calls)
+        for first in range(0, len(windows), size):
+            batch = windows[first : first + size]
+            stacked = torch.stack(_views(x, batch, top))
+            condition = self._shown(conditions[first : first + size], batch)
             try:
                 made = guided(self.calls, stacked, t, level, condition, self._null, guidance)
             except NotFiniteError as error:
-                w = windows[first + error.row % len(batch)].shift(self.task.box.y, self.task.box.x)
+                w = batch[error.row % len(batch)].shift(self.task.box.y, self.task.box.x)
                 raise ModelError(
                     f"{error} (window at latent row {w.y}, column {w.x}, step {i + 1} of "
                     f"{self.task.steps}): lower the guidance, or install the model again"
                 ) from None
-            made = made * self.weight  # not in place: it may be the network's own
-            for place, prediction in zip(batch, made, strict=True):
-                fused[place].add_(prediction)  # += would copy the sum onto itself besides
+            for view, prediction in zip(_views(fused, batch, top), made, strict=True):
+                view.addcmul_(prediction, self.weight)
             yield self.calls.counters.evaluations
 
-    def _shown(self, conditions: Condition, windows: Sequence[Box], first: int) -> Condition:
-        """Conditions of the batch that begins at ``first``, and what the task shows besides."""
-        batch = conditions[first : first + self.batch]
+    def _shown(self, conditions: Condition, windows: Sequence[Box]) -> Condition:
+        """Conditions of windows, and what the task shows besides."""
         control = self.task.control
         if control is None:
-            return batch
-        parts = [control[(slice(None), *w.slices)] for w in windows[first : first + self.batch]]
-        return batch.beside(torch.stack(parts).to(self.device))
+            return conditions
+        parts = [control[(slice(None), *w.slices)] for w in windows]
+        return conditions.beside(torch.stack(parts).to(self.device))
 
     def settle(self, fused: torch.Tensor, coverage: torch.Tensor, part: Box) -> torch.Tensor:
         """x0 of a part of the canvas, from the sums of :meth:`fuse` and :meth:`coverage`."""
@@ -361,6 +362,21 @@ def sample(
     return x
 
 
+def _views(canvas: torch.Tensor, windows: Sequence[Box], top: int) -> list[torch.Tensor]:
+    """Windows of ``(c, h, w)`` rows of a canvas from row ``top``, not copied.
+
+    By their place in memory: indexing costs three times as much, and a canvas has thousands.
+    """
+    strides, first = canvas.stride(), canvas.storage_offset()
+    channels, (_, row, column) = len(canvas), strides
+    return [
+        canvas.as_strided(
+            (channels, w.h, w.w), strides, first + (w.y - top) * row + w.x * column
+        )
+        for w in windows
+    ]
+
+
 def guided(
     model: Denoiser | Calls,
     x: torch.Tensor,
@@ -381,4 +397,5 @@ def guided(
     empty = Condition(null.context.expand(n, -1, -1), spatial)
     both = concatenate([condition, empty])
     with_, without = model.predict_x0(torch.cat([x, x]), t, level, both).chunk(2)
-    return without + guidance * (with_ - without)
+    # In place: at 5 ms a call, fresh memory for every term is felt.
+    return (with_ - without).mul_(guidance).add_(without)

@@ -11,7 +11,7 @@ import psutil
 import torch
 from dask.utils import parse_bytes
 
-from napari_ssldiff.diffusion.batches import CPU_BATCH, LARGEST
+from napari_ssldiff.diffusion.batches import CPU_ROWS, LARGEST
 from napari_ssldiff.diffusion.bundle import Precision, default_precision
 from napari_ssldiff.diffusion.decode import WINDOW
 from napari_ssldiff.diffusion.offload import CANVAS, Limits, Offload
@@ -30,8 +30,6 @@ NOTABLE = 500 * 10**6
 WORTHWHILE = 8
 #: Edges of decoding windows in latents, those that memory may ask for.
 EDGES = (WINDOW, 96, 64, 48, 32)
-#: Rows of a call on the CPU, where larger ones gain little.
-CPU_ROWS = 2 * CPU_BATCH
 #: Cells that an encoder sees at once.
 CELLS = 128
 

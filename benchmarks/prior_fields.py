@@ -8,14 +8,15 @@ are the real fields. Sampled fields follow captions of random held-out areas, as
 captions are usually compared with the pictures that the captions are of.
 
 *Cells* and *neighbourhoods*: Fréchet distance in PCA-32 (fitted on training cells, or 2 × 2 cells)
-of sampled to held-out fields, over that between two halves of the held-out ones at the same n:
+of sampled to all held-out fields, over that between two halves of the held-out ones at the same n:
 halves that share no image (mean of ten ways to halve them), and halves of all cells. *Training*
 stands for random areas of the training images in the place of sampled fields: what a prior that
 learned them perfectly would have. *Autocorrelation*: mean cosine of cells at a lag, each less the
 mean of all fields. *Seam*: ln of the largest over the smallest mean jump between neighbouring
 cells, lines being told apart by where in a window they lie, in a 64 × 64 field. *Retrieval*:
 largest mean cosine of a 3 × 3 neighbourhood to any of the training images, of sampled against
-held-out ones; *training* is that of training areas to training images of other files.
+held-out ones, with the interval of the difference of medians (bootstrap over fields and images);
+*training* is that of training areas to training images of other files.
 """
 
 from __future__ import annotations
@@ -107,12 +108,23 @@ def quartiles(best: NDArray[np.float32]) -> list[float]:
     return [round(float(v), 4) for v in np.percentile(best, (25, 50, 75, 95))]
 
 
-def nearest(fields: Fields, train: Fields, count: int, seed: int) -> list[float]:
-    """Quartiles of the largest cosine of 3 × 3 neighbourhoods to any of training."""
+def nearest(fields: Fields, train: Fields, each: int, seed: int) -> Fields:
+    """Per field: the largest cosines to any of training of up to ``each`` 3 × 3 neighbourhoods."""
     rng = np.random.default_rng(seed)
-    t, f = blocks(train, 3), blocks(fields, 3)
-    f = f[rng.permutation(len(f))[:count]]
-    return quartiles((f @ t.T).max(1) / 9)
+    t, found = blocks(train, 3), []
+    for field in fields:
+        f = blocks([field], 3)
+        found.append((f[rng.permutation(len(f))[:each]] @ t.T).max(1) / 9)
+    return found
+
+
+def closer(made: Fields, real: Fields, seed: int) -> list[float]:
+    """95 % interval of how much larger the median of ``made`` is than that of ``real``."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(1000):
+        a, b = ([f[i] for i in rng.integers(len(f), size=len(f))] for f in (made, real))
+        found.append(np.median(np.concatenate(a)) - np.median(np.concatenate(b)))
+    return [round(float(v), 4) for v in np.percentile(found, (2.5, 97.5))]
 
 
 def nearest_of_others(meanings: Sequence[Meaning], count: int, seed: int) -> list[float]:
@@ -142,7 +154,7 @@ def measure(worded: Worded, domain: str, options: argparse.Namespace) -> dict[st
     train, held = worded.meanings(domain), worded.meanings(domain, "validation")
     captions, rng = worded.captions(domain), np.random.default_rng(0)
     side = 16 if domain == "histology" else 4
-    real = [m.vectors for m in held.meanings if min(m.shape) >= min(side, held.largest)]
+    real: Fields = [m.vectors for m in held.meanings]
     known: Fields = [m.vectors for m in train.meanings]
     areas, asked = Areas(train.meanings), Areas(held.meanings)
     made: Fields = []
@@ -159,7 +171,10 @@ def measure(worded: Worded, domain: str, options: argparse.Namespace) -> dict[st
     ours, theirs = autocorrelation(made, lags, mean), autocorrelation(real, lags, mean)
     prompt = words.text.text([options.prompt[domain]])[0]
     large = words.prior.sample(prompt, (64, 64), 1, options.guidance)
-    copies = [areas.draw(side, side, rng).vectors for _ in range(options.fields)]
+    # As large as every image, so that all sources are among them as they are among the real ones.
+    least = min(min(m.shape) for m in (*train.meanings, *held.meanings))
+    copies = [areas.draw(least, least, rng).vectors for _ in range(options.fields)]
+    ours_near, theirs_near = nearest(made, known, 16, 0), nearest(real, known, 16, 0)
     found = {
         "fields": len(made), "real_fields": len(real), "guidance": guidance,
         "cells": distances(made, real, known, 1, 0),
@@ -172,9 +187,11 @@ def measure(worded: Worded, domain: str, options: argparse.Namespace) -> dict[st
         },
         "seam_64": seam(large, window),
         "retrieval_quartiles": {
-            "sampled": nearest(made, known, 800, 0), "held_out": nearest(real, known, 800, 0),
+            "sampled": quartiles(np.concatenate(ours_near)),
+            "held_out": quartiles(np.concatenate(theirs_near)),
             "training": nearest_of_others(train.meanings, 400, 0),
         },
+        "closer_than_held_out": closer(ours_near, theirs_near, 0),
     }  # fmt: skip
     print(domain, json.dumps(found, indent=1), flush=True)
     return found

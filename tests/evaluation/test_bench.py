@@ -245,7 +245,7 @@ def test_rows_count_what_the_engines_formula_says(report: dict[str, dict[str, An
     # 32 latents, windows of 8: strides 6, 2, 8, 6, 2 give 5, 13, 4, 5, 13 windows a side.
     # Two steps of bulk begin outside its guidance interval and are taken without guidance.
     passes = {"bulk": 25, "paper": 169, "diffusers-panorama": 16, "panorama-at-equal-evals": 25,
-              "paper-as-published": 169}  # fmt: skip
+              "panorama-view-by-view": 25, "paper-as-published": 169}  # fmt: skip
     assert {name: row["evals"] for name, row in report.items()} == {
         name: windows * 2 * (2 if "paper" in name else 1) for name, windows in passes.items()
     }
@@ -259,6 +259,7 @@ def test_rows_count_what_the_engines_formula_says(report: dict[str, dict[str, An
 
 def test_rows_say_how_many_windows_went_into_a_call(report: dict[str, dict[str, Any]]) -> None:
     assert report["diffusers-panorama"]["batch"] == 1
+    assert report["panorama-view-by-view"]["batch"] == 1
     assert report["paper-as-published"]["batch"] == 169
     assert report["panorama-at-equal-evals"]["batch"] == report["bulk"]["batch"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.models.priors import PriorCard, Words
 from napari_ssldiff.synthesis.imagine import Prompt, RegionPrompt, imagine, lay
+from napari_ssldiff.text.prior import AWAY, PriorFacts
 
 FRAME: tuple[Any, ...] = ((0.0, 0.0), (10.0, 10.0))
 
@@ -32,14 +34,10 @@ class Text:
         return "ignores 'odd'" if "odd" in text else None
 
 
-class Facts:
-    encoder, resolution, unit, cell, guidance = "tiny@1", 0.5, "micrometer", 10, 3.0
-
-
 class Sampler:
     """Returns its conditions as the field."""
 
-    facts = Facts()
+    facts = PriorFacts("p", "tiny@1", 0.5, "micrometer", 10, 3.0)
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
@@ -137,6 +135,20 @@ def test_a_field_carries_its_frame_and_how_it_came_about(words: Words) -> None:
     seen = words.prior.seen  # type: ignore[attr-defined]
     assert seen["seed"] == 5
     assert np.array_equal(seen["negative"], np.eye(4)[2])
+
+
+def test_a_prior_without_guidance_takes_some_for_a_negative_and_says_if_it_may_not(
+    words: Words,
+) -> None:
+    words.prior.facts = replace(words.prior.facts, guidance=1.0)
+    plain = imagine(words, Prompt("trees"), (2, 2))
+    assert json.loads(plain.record)["guidance"] == 1.0
+    away = imagine(words, Prompt("trees", negative="fat"), (2, 2))
+    assert json.loads(away.record)["guidance"] == AWAY > 1
+    assert not any("not heard" in note for note in away.notes)
+    asked = imagine(words, Prompt("trees", negative="fat", guidance=1.0), (2, 2))
+    assert json.loads(asked.record)["guidance"] == 1.0
+    assert any("not heard" in note for note in asked.notes)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from napari_ssldiff.synthesis.imagine import Prompt, RegionPrompt, imagine
 from napari_ssldiff.synthesis.meaning import meaning
 from napari_ssldiff.text.columns import Column, Columns
 from napari_ssldiff.text.conditions import ClassLabel, Numbers, Pictures, Reference, Text
+from napari_ssldiff.text.prior import PriorFacts
 
 COLUMNS = Columns((Column("density", 10, 2, 5, 15), Column("grade", 2, 1, 1, 3)))
 
@@ -41,14 +42,10 @@ class Encoder:
         return None
 
 
-class Facts:
-    encoder, resolution, unit, cell, guidance = "tiny@1", 0.5, "micrometer", 8, 3.0
-
-
 class Sampler:
     """Returns its conditions as the field."""
 
-    facts, window = Facts(), 2
+    facts, window = PriorFacts("p", "tiny@1", 0.5, "micrometer", 8, 3.0), 2
 
     def sample(self, condition: Any, shape: Any, seed: int, guidance: Any, **options: Any) -> Any:
         return condition

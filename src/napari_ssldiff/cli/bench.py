@@ -39,7 +39,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add("--presets", nargs="+", metavar="NAME", help="default: all")
     add(
         "--against", nargs="+", default=[], metavar="NAME",
-        help="diffusers-panorama, panorama-at-equal-evals, paper-as-published",
+        help="diffusers-panorama, panorama-at-equal-evals, panorama-view-by-view, "
+        "paper-as-published",
     )  # fmt: skip
     add("--steps", type=int, help="default: each preset's own")
     add("--sizes", type=int, nargs="+", default=[1024], metavar="PX", help="edges (1024)")

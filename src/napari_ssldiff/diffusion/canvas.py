@@ -370,9 +370,7 @@ def _views(canvas: torch.Tensor, windows: Sequence[Box], top: int) -> list[torch
     strides, first = canvas.stride(), canvas.storage_offset()
     channels, (_, row, column) = len(canvas), strides
     return [
-        canvas.as_strided(
-            (channels, w.h, w.w), strides, first + (w.y - top) * row + w.x * column
-        )
+        canvas.as_strided((channels, w.h, w.w), strides, first + (w.y - top) * row + w.x * column)
         for w in windows
     ]
 

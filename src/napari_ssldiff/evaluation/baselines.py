@@ -202,6 +202,7 @@ BASELINES = {
         Baseline(
             "panorama-at-equal-evals", "bulk", lambda spec: PRESETS["bulk"].stride_of(spec), True
         ),
+        Baseline("panorama-view-by-view", "bulk", lambda spec: PRESETS["bulk"].stride_of(spec)),
         Baseline("paper-as-published", "paper", lambda spec: PRESETS["paper"].stride_of(spec)),
     )
 }

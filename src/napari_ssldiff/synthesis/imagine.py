@@ -45,7 +45,8 @@ class Prompt:
     seed
         0 … 2**63 - 1.
     guidance
-        How strictly the field follows the words; ``None``: the prior's own.
+        How strictly the field follows the words; ``None``: as
+        :meth:`PriorFacts.scale <napari_ssldiff.text.prior.PriorFacts.scale>` has it.
     feather
         Cells over which one meaning fades into another.
     condition
@@ -198,12 +199,15 @@ def imagine(
     if prompt.negative.strip():
         away = meaning(words, Text(prompt.negative))
         notes, against = (*notes, *away.notes), away.vector
+    guidance = facts.scale(prompt.guidance, against is not None)
+    if against is not None and guidance == 1:
+        notes = (*notes, "guidance 1 keeps away from nothing: the negative prompt is not heard")
     vectors = words.prior.sample(
-        laid.grid, shape, prompt.seed, prompt.guidance,
+        laid.grid, shape, prompt.seed, guidance,
         negative=against, check=check, progress=progress,
     )  # fmt: skip
     field = EmbeddingField(vectors, origin, cell, facts.encoder, facts.resolution, facts.unit)
-    return Imagined(field, notes, _record(words, prompt, laid.root))
+    return Imagined(field, notes, _record(words, prompt, laid.root, guidance))
 
 
 def _inside(
@@ -224,8 +228,7 @@ def _inside(
     return weights
 
 
-def _record(words: Words, prompt: Prompt, root: Mapping[str, Any]) -> str:
-    guidance = words.prior.facts.guidance if prompt.guidance is None else prompt.guidance
+def _record(words: Words, prompt: Prompt, root: Mapping[str, Any], guidance: float) -> str:
     made = {
         "made": "prompt", "text": prompt.text, "condition": dict(root), "negative": prompt.negative,
         "regions": [{"region": r.region.to_list(), "text": r.text} for r in prompt.regions],

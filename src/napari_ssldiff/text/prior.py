@@ -30,6 +30,10 @@ from napari_ssldiff.geometry import Box
 FIELDS = replace(PRESETS["bulk"], name="fields", stride=0.25, guidance_interval=None)
 
 
+#: Guidance, at least, where something is to be kept away from: at 1 that is not heard.
+AWAY = 1.5
+
+
 class Axes(nn.Module):
     """Unit vectors ↔ what the network denoises: principal axes, the small ones drawn out.
 
@@ -123,6 +127,19 @@ class PriorFacts:
     cell: int
     guidance: float
 
+    def scale(self, guidance: float | None, away: bool) -> float:
+        """The guidance scale of a field: ``guidance`` if given, or else the prior's own.
+
+        Parameters
+        ----------
+        away
+            There is a negative. Only guidance can lead away from it, so without a scale given it
+            is at least :data:`AWAY`.
+        """
+        if guidance is not None:
+            return guidance
+        return max(self.guidance, AWAY) if away else self.guidance
+
 
 class Prior:
     """Samples fields.
@@ -191,9 +208,10 @@ class Prior:
         seed
             The same seed gives the same field.
         guidance
-            Classifier-free guidance scale; ``None``: the prior's own.
+            Classifier-free guidance scale; ``None``: as :meth:`PriorFacts.scale` has it.
         negative
-            ``(d,)``: what to keep away from, in place of no condition at all.
+            ``(d,)``: what to keep away from, in place of no condition at all. Not heard at
+            guidance 1.
         steps
             Of DPM-Solver++ 2M.
         check
@@ -227,7 +245,7 @@ class Prior:
             box=canvas,
             tokens=tokens,
             steps=steps,
-            guidance=self.facts.guidance if guidance is None else guidance,
+            guidance=self.facts.scale(guidance, negative is not None),
             strength=1.0,
             seed=seed,
             negative=against,

@@ -187,14 +187,14 @@ class _Front:
         yield from run.fuse(i, band.windows, conditions, x, fused, band.strip.y)
         heights = [state.shape[1] for state in states]
         for state, sums in zip(states, fused.split(heights, 1), strict=True):
-            state[2 * c : 3 * c] += sums
+            state[2 * c : 3 * c].add_(sums)
         own, part = states[0], band.strip
         # One solver goes from strip to strip: making one takes as long as a step of it.
         self._solver.resume(i, own[c : 2 * c].clone() if i > run.plan.begin else None)
         x0 = run.settle(own[2 * c : 3 * c], own[3 * c], part)
         own[:c] = self._solver.step(i, x0, own[:c].clone(), lambda n: run.noise(part, n + 1))
         own[c : 2 * c] = x0
-        own[2 * c : 3 * c] = 0
+        own[2 * c : 3 * c].zero_()
         self.done[b] += 1
 
     def _use(self, strips: Sequence[int]) -> list[torch.Tensor]:

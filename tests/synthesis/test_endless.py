@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_ssldiff.diffusion.offload import Limits
 from napari_ssldiff.embeddings.endless import MirroredField, Territories, territories_of
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.errors import Cancelled, InputError, ModelError
@@ -21,6 +22,7 @@ from napari_ssldiff.synthesis.endless import (
     TILES_PER_VIEW,
     LazyScene,
 )
+from napari_ssldiff.synthesis.means import Means
 from napari_ssldiff.synthesis.palette import APPROXIMATE, Palette, fit_palette
 from napari_ssldiff.synthesis.request import Sampler
 
@@ -214,11 +216,111 @@ def test_the_coarsest_level_turns_true_where_all_was_made(slide: Callable[..., L
     list(scene.work())
     assert scene.levels[-1] is coarsest
     assert (coarsest[..., 3] == 255).all()
-    far = slide()
-    for key in [(i, j) for i in range(16) for j in range(16)]:
-        far._coarsest.paint(key, [], np.full(3, 77, np.float32))
-    assert far.levels[-1][0, 0].tolist() == [77, 77, 77, 255]
-    assert far.levels[-1][0, 1, 3] == APPROXIMATE
+
+
+@pytest.mark.parametrize("shape", [(256, 200), (1, 1)])
+def test_a_slide_of_one_tile_is_made_as_any_other(
+    slide: Callable[..., LazyScene], shape: tuple[int, int]
+) -> None:
+    scene = slide(shape)
+    assert scene.levels[0].shape == (*shape, 4)
+    assert not scene.levels[0][:].any()
+    if shape == (1, 1):
+        scene.make((0, 0))  # pointing at a pixel asks for nothing
+    assert len(list(scene.work())) == (shape != (1, 1))
+    assert (scene.levels[0][:, :, 3] == 255).all()
+    assert (scene.levels[-1][..., 3] == 255).all()
+
+
+def _paint(scene: LazyScene, keys: Iterable[tuple[int, int]], colour: float) -> None:
+    """Say that tiles of one colour were made."""
+    for key in keys:
+        scene._means.put(key, np.full(3, colour, np.float32))
+        scene._coarsest.paint(key, [], scene._means)
+
+
+def test_levels_where_tiles_are_parts_of_pixels_show_their_means(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene = slide()
+    scene.make((2000, 3001))
+    made = scene._tiles.get((0, (2000, 3001)))
+    assert made is not None
+    mean = made[..., :3].reshape(-1, 3).mean(0)
+    assert np.abs(scene.levels[8][2000, 3001, :3] - mean).max() <= 1
+    fresh = slide()
+    for level in range(9, len(scene.levels)):
+        y, x = 2000 >> level - 8, 3001 >> level - 8
+        share, pixel = 4.0 ** (8 - level), scene.levels[level][y, x].astype(float)
+        # The same view, because how finely the map is taken depends on its extent.
+        before = np.asarray(fresh.levels[level][y : y + 1, x : x + 1])[0, 0].astype(float)
+        assert np.abs(pixel[:3] - before[:3] * (1 - share) - mean * share).max() <= 1
+        assert pixel[3] == APPROXIMATE + int((255 - APPROXIMATE) * share)
+    wide = scene.levels[9][:]
+    assert (wide[..., 3] > APPROXIMATE).sum() == 1
+    assert wide[1000, 1500, 3] > APPROXIMATE
+
+
+def test_a_coarse_pixel_is_opaque_when_all_of_it_exists_and_forgets_nothing(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene, other = slide(), slide()
+    keys = [(i, j) for i in range(16) for j in range(16)]
+    _paint(scene, keys[:-1], 77)
+    assert APPROXIMATE < scene.levels[-1][0, 0, 3] < 255
+    _paint(scene, keys[:-1], 77)  # once more: nothing counts twice
+    assert APPROXIMATE < scene.levels[-1][0, 0, 3] < 255
+    _paint(scene, keys[-1:], 77)
+    assert scene.levels[-1][0, 0].tolist() == [77, 77, 77, 255]
+    assert scene.levels[-1][0, 1, 3] == APPROXIMATE
+    for level in range(8, 12):
+        n = 16 >> level - 8
+        assert (scene.levels[level][0:n, 0:n] == [77, 77, 77, 255]).all()
+        assert (scene.levels[level][0:n, n, 3] == APPROXIMATE).all()
+    _paint(other, reversed(keys), 77)
+    assert np.array_equal(other.levels[-1], scene.levels[-1])
+    # Tiles at the far edge are all there is of their pixels: 3907 = 244 * 16 + 3 tiles a side.
+    corner = [(i, j) for i in range(3904, 3907) for j in range(3904, 3907)]
+    _paint(scene, corner, 10)
+    assert scene.levels[-1][244, 244].tolist() == [10, 10, 10, 255]
+
+
+def test_the_memory_of_means_is_bounded() -> None:
+    block = 32 * 32 * 16
+    means = Means(8, 12, (4000, 4000), budget=10 * block)
+    for i in range(0, 4000, 100):
+        means.put((i, i), np.full(3, 200, np.float32))
+        assert means.used <= 10 * block
+    out = np.zeros((1, 1, 4), np.uint8)
+    means.lay(out, 8, Box(3900, 3900, 1, 1))
+    assert out[0, 0].tolist() == [200, 200, 200, 255]
+    out = np.zeros((1, 1, 4), np.uint8)
+    means.lay(out, 8, Box(0, 0, 1, 1))
+    assert not out.any()
+
+
+def test_tiles_that_were_dropped_stay_in_the_coarse_levels(
+    slide: Callable[..., LazyScene],
+) -> None:
+    scene = slide(cache_bytes=1000)
+    scene.make((5, 6))
+    assert not scene.levels[0][1280:1290, 1536:1540].any()
+    assert scene.levels[8][5, 6, 3] == 255
+
+
+def test_memory_is_the_models_plan_where_nobody_says(
+    slide: Callable[..., LazyScene], bundle: Any, field: EmbeddingField, palette: Palette
+) -> None:
+    assert slide()._tiles.budget == bundle.denoiser.limits.canvas // 2
+    denoiser = copy.copy(bundle.denoiser)
+    denoiser.limits = Limits(canvas=3_000_000)
+    small = replace(bundle, denoiser=denoiser)
+    places, sampler = MirroredField(field), Sampler("lazy", steps=2, guidance=1.0, batch=4)
+    scene = LazyScene(small, places, palette, SHAPE, sampler)
+    assert scene._tiles.budget == scene._canvas._windows.budget == 1_500_000
+    assert LazyScene.from_dict(small, scene.to_dict())._tiles.budget == 1_500_000
+    scene = LazyScene(small, places, palette, SHAPE, sampler, cache_bytes=7)
+    assert scene._tiles.budget == scene._canvas._windows.budget == 7
 
 
 def test_a_tile_that_goes_out_of_view_is_left_for_the_new_view(

@@ -29,6 +29,7 @@ from napari_ssldiff.geometry import Box, centre_out
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.synthesis.coarsest import Coarsest
 from napari_ssldiff.synthesis.endless_levels import LazyLevel, RenderedLevel
+from napari_ssldiff.synthesis.means import Means
 from napari_ssldiff.synthesis.palette import Palette, draw_map
 from napari_ssldiff.synthesis.prepare import resolve
 from napari_ssldiff.synthesis.request import Sampler
@@ -38,6 +39,8 @@ from napari_ssldiff.synthesis.tokens import window_tokens
 TILES_PER_VIEW = 64
 #: Edge of the coarsest level, at most.
 _COARSEST = 256
+#: The level where a tile is a pixel.
+_PIXEL = TILE.bit_length() - 1
 
 
 class LazyScene:
@@ -56,7 +59,8 @@ class LazyScene:
     sampler
         Preset ``lazy``; what it leaves out is filled in as for a request. Strength is 1.
     cache_bytes
-        Budget of finished pixels, and of window results.
+        Budget of finished pixels, and of window results; ``None``: half of what the model's
+        memory plan leaves for canvases, each.
 
     Attributes
     ----------
@@ -79,7 +83,7 @@ class LazyScene:
         shape: tuple[int, int],
         sampler: Sampler,
         *,
-        cache_bytes: int = 2**30,
+        cache_bytes: int | None = None,
     ) -> None:
         preset = PRESETS[sampler.preset]
         if preset.phases is None:
@@ -95,6 +99,8 @@ class LazyScene:
         sampler = resolve(sampler, bundle)
         assert sampler.steps is not None
         assert sampler.guidance is not None
+        if cache_bytes is None:
+            cache_bytes = bundle.denoiser.limits.canvas // 2
         self.sampler, self.counters = sampler, Counters()
         self.on_wanted: Callable[[], None] = lambda: None
         self._stop: Callable[[], None] = _go_on
@@ -122,12 +128,15 @@ class LazyScene:
         self._tiles: ByteCache[tuple[int, Key], NDArray[np.uint8]] = ByteCache(cache_bytes)
         self._wanted: dict[Key, None] = {}
         self._changed = threading.Condition()
-        count = 0
+        # At least one level that is made: the coarsest is a map that nobody's reading asks for.
+        count = 1
         while max(self.shape) > _COARSEST * 2**count:
             count += 1
         self._levels = [LazyLevel(self, level) for level in range(count)]
         whole = Box(0, 0, *(-(-n // 2**count) for n in self.shape))
-        self._coarsest = Coarsest(draw_map(places, palette, count, whole), count, TILE, self.shape)
+        self._coarsest = Coarsest(draw_map(places, palette, count, whole), count, TILE)
+        rows, columns = (-(-n // TILE) for n in self.shape)
+        self._means = Means(_PIXEL, count, (rows, columns))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyScene:
         """Itself: it is a function of place with a memory, and a copy would be no other."""
@@ -201,18 +210,19 @@ class LazyScene:
         rows = range(full.y // TILE, -(-full.y1 // TILE))
         columns = range(full.x // TILE, -(-full.x1 // TILE))
         few = len(rows) * len(columns) <= TILES_PER_VIEW
+        keys = [(i, j) for i in rows for j in columns] if few else []
         with self._changed:
-            # A wide view spans more tiles than were ever made: look through those instead.
-            if few:
-                keys = [(i, j) for i in rows for j in columns]
+            if level >= _PIXEL:
+                self._means.lay(out, level, box)
             else:
+                # A wide view spans more tiles than were ever made: look through those instead.
                 made = (key for at, key in self._tiles if at == level)
-                keys = [key for key in made if key[0] in rows and key[1] in columns]
-            for key in keys:
-                self._show(out, level, box, key)
+                shown = keys or [k for k in made if k[0] in rows and k[1] in columns]
+                for key in shown:
+                    self._show(out, level, box, key)
         # A single pixel is somebody pointing at it, not a view.
         if box.area > 1:
-            self._ask(keys if few else [], full.centre)
+            self._ask(keys, full.centre)
         return out
 
     def _full(self, level: int, box: Box) -> Box:
@@ -222,8 +232,6 @@ class LazyScene:
     def _show(self, out: NDArray[np.uint8], level: int, box: Box, key: Key) -> None:
         """Lay a tile over what is there, if it exists at this level."""
         size = TILE >> level
-        if not size:
-            return
         made = self._tiles.get((level, key))
         if made is None:
             return
@@ -316,18 +324,17 @@ class LazyScene:
             self._stop = _go_on
         rgb = ((made.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
         levels, part = [], rgb
-        while True:
+        for _ in range(_PIXEL):
             pixels = np.full((*part.shape[:2], 4), 255, np.uint8)
             pixels[..., :3] = part.round().to(torch.uint8).numpy()
             levels.append(pixels)
-            if part.shape[0] == 1:
-                break
             part = F.avg_pool2d(part.permute(2, 0, 1)[None], 2)[0].permute(1, 2, 0)
         with self._changed:
             for level, pixels in enumerate(levels):
                 self._tiles.put((level, key), pixels)
             self._tiles.trim()
-            self._coarsest.paint(key, levels, part.reshape(3).numpy())
+            self._means.put(key, part.reshape(3).numpy())
+            self._coarsest.paint(key, levels, self._means)
         return levels[0]
 
     def prepare(

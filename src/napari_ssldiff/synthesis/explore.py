@@ -32,7 +32,7 @@ def explore(
     *,
     shape: tuple[int, int] = (2**20, 2**20),
     arrangement: Arrangement = "mirror",
-    cache_bytes: int = 2**30,
+    cache_bytes: int | None = None,
     progress: Report | None = None,
     cancel: CancelToken | None = None,
 ) -> LazyScene:
@@ -48,6 +48,8 @@ def explore(
         ``(h, w)`` of the slide, in pixels of the model.
     arrangement
         How the plane is filled.
+    cache_bytes
+        As for :class:`~napari_ssldiff.synthesis.endless.LazyScene`.
     progress, cancel
         As for :func:`~napari_ssldiff.synthesis.prepare.embed_region`.
 

@@ -28,6 +28,9 @@ class Text:
     def text(self, texts: list[str]) -> np.ndarray:
         return np.stack([np.eye(4)[[w in t for w in self._known].index(True)] for t in texts])
 
+    def knows(self, word: str) -> bool:
+        return any(word in known for known in self._known)
+
     def check(self, text: str) -> str | None:
         if not any(w in text for w in self._known):
             raise InputError(f"knows no word of {text!r}")
@@ -104,6 +107,24 @@ def test_a_region_outside_the_image_is_told_of(words: Words) -> None:
     alone = lay(words, Prompt("fat"), (4, 4), (0, 0), (20, 20))
     np.testing.assert_array_equal(laid.grid, alone.grid)
     assert laid.notes == ("'houses' has no place: its region lies outside the image",)
+
+
+def test_a_region_that_is_too_thin_is_not_said_to_be_outside(words: Words) -> None:
+    region = RegionPrompt(Region.from_box(Box(21, 0, 1, 80)), "houses")
+    (note,) = lay(words, Prompt("fat", regions=(region,)), (4, 4), (0, 0), (20, 20)).notes
+    assert note == "'houses' has no place: its region is too thin, less than a quarter of a cell"
+
+
+def test_an_object_of_unknown_words_does_not_refuse_the_prompt(words: Words) -> None:
+    laid = lay(words, Prompt("trees with a warehouse"), (4, 4), *FRAME)
+    assert is_axis(laid.grid, 0).all()
+    assert laid.notes == ()
+
+
+def test_a_part_without_a_cell_is_told_of(words: Words) -> None:
+    laid = lay(words, Prompt("trees to the right of houses"), (2, 1), *FRAME)
+    assert is_axis(laid.grid, 0).all()
+    assert "'houses' has no place: the image has too few cells" in laid.notes
 
 
 def test_borders_fade_over_the_feather(words: Words) -> None:

@@ -38,6 +38,9 @@ class Encoder:
         mean = np.array([p[..., [0, 2]].mean((0, 1)) for p in pictures], np.float32)
         return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
+    def knows(self, word: str) -> bool:
+        return True
+
     def check(self, text: str) -> str | None:
         return None
 
@@ -102,6 +105,10 @@ def test_pictures_mean_what_their_regions_show_each_alike(scene: Scene) -> None:
     assert again[1] == one
     assert again[0]["sha256"] != one["sha256"]
     assert "secret-name" not in json.dumps(both.record)
+    # One that is red and blue counts as much as one that is blue all over.
+    half = Reference(scene, Region.from_box(Box(0, 16, 32, 32)))
+    mean = meaning(words, Pictures((half, blue))).vector
+    assert np.allclose(mean, np.array([0.5**0.5, 0.5**0.5 + 1]) / 1.84776, atol=0.01)
     with pytest.raises(InputError, match="there is no reference"):
         meaning(words, Pictures(()))
 

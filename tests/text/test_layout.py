@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_ssldiff.text.captions import STATEMENTS
 from napari_ssldiff.text.layout import Layout, Part, mixed, place_weights, read_layout
 
 
@@ -26,10 +27,40 @@ from napari_ssldiff.text.layout import Layout, Part, mixed, place_weights, read_
         ("a car park", Layout("a car park")),  # nothing else is said: it is everywhere
         ("houses with trees and grass", Layout("houses with trees and grass")),
         ("beside stroma", Layout("beside stroma")),  # beside what?
+        # Captions say so of one thing, and the text encoder has learnt it as one.
+        ("houses under trees", Layout("houses under trees")),
+        (
+            "small houses under trees beside a lawn",
+            Layout("small houses under trees", (Part("right", "a lawn"),)),
+        ),
+        ("roofs under trees", Layout("roofs", (Part("above", "trees"),))),
     ],
 )  # fmt: skip
 def test_a_prompt_is_read(prompt: str, layout: Layout) -> None:
     assert read_layout(prompt) == layout
+
+
+def test_objects_of_unknown_words_stay_in_their_sentence() -> None:
+    known = {"trees", "a", "large", "lawn", "car", "park"}
+    for prompt, layout in {
+        "trees with a warehouse": Layout("trees with a warehouse"),
+        "trees with a large vessel and a lawn": Layout(
+            "trees with a large vessel", (Part("spot", "lawn"),)
+        ),
+        "trees with a lawn and a vessel, a car park": Layout(
+            "trees and a vessel", (Part("spot", "lawn"), Part("spot", "car park"))
+        ),
+        "trees and a blue lawn": Layout("trees", (Part("spot", "blue lawn"),)),
+    }.items():
+        assert read_layout(prompt, known.__contains__) == layout
+    assert read_layout("trees with a warehouse").parts == (Part("spot", "warehouse"),)
+
+
+def test_no_training_phrase_is_taken_apart() -> None:
+    for statements in STATEMENTS.values():
+        for statement in statements:
+            for phrase in statement.sayings:
+                assert read_layout(phrase) == Layout(phrase)
 
 
 def test_what_was_read_is_told_only_where_something_was_placed() -> None:
@@ -64,6 +95,14 @@ def test_places_lie_where_they_say() -> None:
     assert np.array_equal(at["ring"], 1 - at["centre"])
     spot = place_weights("spot", (30, 30), 0, rng)
     assert spot.mean() == pytest.approx(0.16, abs=0.03)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2), (2, 3), (3, 3)])
+def test_a_spot_has_a_cell_on_the_smallest_canvas(shape: tuple[int, int]) -> None:
+    for seed in range(50):
+        weights = place_weights("spot", shape, 0, np.random.default_rng(seed))
+        assert weights.sum() >= 1
+        assert weights.max() == 1
 
 
 def test_a_border_fades_over_the_feather_and_is_sharp_without() -> None:

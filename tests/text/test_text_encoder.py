@@ -58,6 +58,22 @@ def test_a_very_long_prompt_is_cut_where_the_context_ends(text: TextEncoder) -> 
     assert np.isfinite(text.text([long])).all()
 
 
+def test_words_beyond_the_context_are_told_of(text: TextEncoder) -> None:
+    fits = " ".join(["trees"] * 14)  # the start and the end take two tokens of 16
+    assert text.check(fits) is None
+    told = text.check(f"{fits} green lawns and grass")
+    assert told == (
+        f"the prompt is too long for {text.name}: of 18 words it hears 14, and nothing from "
+        "'green lawns and' on; say it shorter"
+    )
+    # Words that it does not know take no room, and are told of as ever.
+    told = text.check(f"blorp {fits} grass")
+    assert told is not None
+    assert "ignores 'blorp'" in told
+    assert "hears 14, and nothing from 'grass' on" in told
+    assert np.array_equal(*text.text([fits, f"{fits} green lawns"]))
+
+
 def test_renumbered_tokens_keep_their_order_and_the_end_the_largest(text: TextEncoder) -> None:
     assert text.table is not None
     own = open_clip.tokenizer.SimpleTokenizer(context_length=16)(["dense nuclei"])
@@ -100,3 +116,13 @@ def test_what_cannot_be_loaded_says_so(tmp_path: Path, text_folder: Path) -> Non
     (broken / VOCABULARY).write_text("{}")
     with pytest.raises(ModelError, match=r"vocabulary .* cannot be read"):
         load_text_encoder(broken)
+
+
+def test_a_folder_without_weights_is_refused_and_not_made_up(
+    text_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "empty"
+    shutil.copytree(text_folder, folder)
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"cannot load the text encoder empty: .*weights"):
+        load_text_encoder(folder)

@@ -142,7 +142,8 @@ def lay(
         return found.vector
 
     root, rng = prompt.root, np.random.default_rng([prompt.seed, 0x1A])
-    layout = read_layout(root.prompt if isinstance(root, Text) else "")
+    knows = (lambda word: True) if words.text is None else words.text.knows
+    layout = read_layout(root.prompt if isinstance(root, Text) else "", knows)
     base = meaning(words, Text(layout.root or root.prompt) if isinstance(root, Text) else root)
     notes.extend(base.notes)
     grid: Vectors = np.broadcast_to(base.vector, (*shape, len(base.vector)))
@@ -150,12 +151,16 @@ def lay(
         notes.append(f"read as {layout.text}")
     for part in layout.parts:
         weights = place_weights(part.place, shape, prompt.feather, rng)
+        if not weights.any():  # one cell has no left and no surroundings
+            notes.append(f"{part.prompt!r} has no place: the image has too few cells")
+            continue
         grid = mixed(grid, vector(Text(part.prompt)), weights)
     for one in prompt.regions:
         if one.text.strip():
             weights = _inside(one.region, shape, origin, cell, prompt.feather)
             if not weights.any():
-                notes.append(f"{one.text!r} has no place: its region lies outside the image")
+                why = _missed(one.region, shape, origin, cell)
+                notes.append(f"{one.text!r} has no place: its region {why}")
                 continue
             grid = mixed(grid, vector(Text(one.text)), weights)
     # The words as they were given, not what is left of them once things have been placed.
@@ -226,6 +231,20 @@ def _inside(
     if feather > 0:
         weights = gaussian_filter(weights, feather / 2, mode="nearest")
     return weights
+
+
+def _missed(
+    region: Region,
+    shape: tuple[int, int],
+    origin: tuple[float, float],
+    cell: tuple[float, float],
+) -> str:
+    """Why no cell is inside a region."""
+    points = (np.asarray(region.vertices) - np.asarray(origin)) / np.asarray(cell)
+    low, high = points.min(0), points.max(0)
+    if (high <= 0).any() or (low >= shape).any():
+        return "lies outside the image"
+    return "is too thin, less than a quarter of a cell"
 
 
 def _record(words: Words, prompt: Prompt, root: Mapping[str, Any], guidance: float) -> str:

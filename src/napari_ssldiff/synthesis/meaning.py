@@ -96,7 +96,8 @@ def _of_pictures(words: Words, text: TextEncoder, condition: Pictures) -> Meanin
     means, recorded = [], []
     for one in condition.references:
         squares = read_squares(one, pixel, facts.cell, window)
-        means.append(text.images(squares).mean(0))
+        # Of unit length, or else a region whose squares differ would count for less.
+        means.append(normalise(text.images(squares).mean(0)))
         total = hashlib.sha256()
         for square in squares:
             total.update(square.tobytes())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -133,7 +134,8 @@ class TextEncoder:
         }
 
     def check(self, text: str) -> str | None:
-        """What to tell about a prompt: which words are ignored; ``None`` where all are known.
+        """What to tell about a prompt: which words are not known, and from which word on it is too
+        long to be heard; ``None`` where all of it is heard.
 
         Raises
         ------
@@ -145,7 +147,7 @@ class TextEncoder:
             raise InputError("the prompt is empty: describe what the image shall show")
         unknown = self.unknown(text)
         if not unknown:
-            return None
+            return self._unheard(words)
         told = "; ".join(
             f"{word!r} (near: {', '.join(near)})" if near else repr(word)
             for word, near in unknown.items()
@@ -155,7 +157,25 @@ class TextEncoder:
                 f"{self.name} knows no word of the prompt {_short(text)!r}: {told}. It is small "
                 "and understands descriptions in English such as 'few trees' or 'dense nuclei'"
             )
-        return f"{self.name} does not know and ignores {told}"
+        notes = f"{self.name} does not know and ignores {told}", self._unheard(words)
+        return "; ".join(note for note in notes if note)
+
+    def _unheard(self, words: Sequence[str]) -> str | None:
+        """What to tell where a prompt is longer than the context, which ends it without a word."""
+        known = [word for word in words if self.knows(word)]
+        whole = self.tokens([" ".join(known)])
+        # Whatever the tokeniser: words that change no token are not heard, nor are any after them.
+        heard = bisect_left(
+            range(len(known)),
+            True,
+            key=lambda n: torch.equal(self.tokens([" ".join(known[:n])]), whole),
+        )
+        if heard == len(known):
+            return None
+        return (
+            f"the prompt is too long for {self.name}: of {len(known)} words it hears {heard}, and "
+            f"nothing from {_short(' '.join(known[heard : heard + 3]))!r} on; say it shorter"
+        )
 
 
 def _plain(text: str) -> str:
@@ -193,7 +213,10 @@ def load_text_encoder(name: str | Path, device: torch.device | str = "cpu") -> T
             if not tag:  # open_clip would make one up of random weights
                 raise ModelError(f"cannot load the text encoder {shown}: {_TAKES}")
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(key, pretrained=tag or None)
+        # Without weights open_clip only warns, and hands out a model of random ones.
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            key, pretrained=tag or None, require_pretrained=True
+        )
         tokenizer = open_clip.get_tokenizer(key)
     except Exception as error:  # the library raises whatever its parts raise
         said = " ".join(str(error).split())[:200]

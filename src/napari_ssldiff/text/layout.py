@@ -8,13 +8,16 @@ the text encoder's business. What was read is shown to the user, so nothing is g
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from napari_ssldiff.embeddings.field import slerp
+from napari_ssldiff.text.captions import STATEMENTS, words_of
 
 Weights = NDArray[np.float32]
 #: Place: words that put what follows them into it, what precedes them being the rest.
@@ -32,7 +35,7 @@ OBJECTS = (
     "lawn", "field", "vessel", "lumen",
 )  # fmt: skip
 _OBJECT = re.compile(
-    r"(?:,|\bwith\b|\band\b)\s+(?:an?|one)\s+((?:\w+\s+)?(?:" + "|".join(OBJECTS) + r"))\b"
+    r"(?:,|\bwith\b|\band\b)\s+(?:an?|one)\s+((?:\w+\s+)?(" + "|".join(OBJECTS) + r"))\b"
 )
 #: Share of a scene that an object takes.
 OBJECT_SHARE = 0.16
@@ -65,24 +68,54 @@ class Layout:
         return "; ".join([f"everywhere: {self.root}", *parts]) if parts else ""
 
 
-def read_layout(prompt: str) -> Layout:
-    """Take a prompt apart at the first word of place, and lift objects out of what remains."""
+def read_layout(prompt: str, knows: Callable[[str], bool] = lambda word: True) -> Layout:
+    """Take a prompt apart at the first word of place, and lift objects out of what remains.
+
+    What captions say in one breath ("houses under trees") is one meaning and not two places.
+
+    Parameters
+    ----------
+    knows
+        Whether a word means anything to who reads the parts. Objects of other words stay in their
+        sentence, where they are told of: by themselves they would be a prompt of nothing.
+    """
     text = " ".join(prompt.casefold().split())
-    found: tuple[int, int, str] | None = None
-    for place, phrases in _RELATIONS:
-        for phrase in phrases:
-            hit = re.search(rf"(?<=\w)[,;]?\s+{phrase}\s+(?=\w)", text)
-            # At one place the longest phrase is meant: "to the left of" and not "left of".
-            if hit and (found is None or (hit.start(), -hit.end()) < (found[0], -found[1])):
-                found = (hit.start(), hit.end(), place)
-    if found is not None:
-        first, second, place = text[: found[0]], text[found[1] :], found[2]
-        return Layout(first, (Part(place, second),))
-    parts = []
-    while (hit := _OBJECT.search(text)) and text[: hit.start()].strip(" ,"):
-        parts.append(Part("spot", hit[1]))
-        text = (text[: hit.start()] + text[hit.end() :]).strip(" ,")
+    hits = _relations(text)
+    for phrase in _sayings():
+        for said in re.finditer(rf"\b{re.escape(phrase)}\b", text):
+            hits = [h for h in hits if not said.start() <= h[0] < said.end()]
+    if hits:
+        # At one place the longest phrase is meant: "to the left of" and not "left of".
+        start, end, place = min(hits, key=lambda h: (h[0], -h[1]))
+        return Layout(text[:start], (Part(place, text[end:]),))
+    parts, at = [], 0
+    while hit := _OBJECT.search(text, at):
+        if not text[: hit.start()].strip(" ,"):
+            break
+        if all(map(knows, words_of(hit[2]))):
+            parts.append(Part("spot", hit[1]))
+            before = text[: hit.start()].rstrip(" ,")
+            text, at = (before + text[hit.end() :]).strip(" ,"), len(before)
+        else:
+            at = hit.end()
     return Layout(text, tuple(parts))
+
+
+def _relations(text: str) -> list[tuple[int, int, str]]:
+    """Every word of place: where it begins and ends, and the place of what follows it."""
+    return [
+        (hit.start(), hit.end(), place)
+        for place, phrases in _RELATIONS
+        for phrase in phrases
+        for hit in re.finditer(rf"(?<=\w)[,;]?\s+{phrase}\s+(?=\w)", text)
+    ]
+
+
+@cache
+def _sayings() -> tuple[str, ...]:
+    """What captions say that holds a word of place."""
+    said = {p for statements in STATEMENTS.values() for s in statements for p in s.sayings}
+    return tuple(sorted(phrase for phrase in said if _relations(phrase)))
 
 
 def place_weights(
@@ -109,6 +142,9 @@ def place_weights(
         cy, cx = (0.5, 0.5) if place != "spot" else rng.uniform(0.3, 0.7, 2)
         distance = np.hypot((y / rows - cy), (x / columns - cx))
         inside = distance < radius if place != "ring" else distance >= radius
+        if place != "ring" and not inside.any():
+            # On a few cells the disc may lie between their middles.
+            inside = np.arange(distance.size).reshape(shape) == distance.argmin()
     weights: Weights = inside.astype(np.float32)
     if feather > 0:
         weights = gaussian_filter(weights, feather / 2, mode="nearest")

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_ssldiff import models
 from napari_ssldiff.cli import main
+from napari_ssldiff.cli.fields import card_for
 from napari_ssldiff.embeddings import EmbeddingField, edit
 from napari_ssldiff.embeddings.field import history_of
 from napari_ssldiff.errors import InputError
@@ -20,6 +22,7 @@ from napari_ssldiff.models import priors
 from napari_ssldiff.models.priors import PriorCard
 from napari_ssldiff.scenes import open_scene
 from napari_ssldiff.synthesis import SynthesisRequest
+from napari_ssldiff.text.prior import PriorFacts
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +61,7 @@ def shifted(field: Path, by: int) -> Path:
         ("smooth", ["--radius=1"]),
         ("jitter", ["--concentration=50", "--seed=2"]),
         ("harmonise", ["--radius=1"]),
+        ("average", []),
     ],
 )
 def test_only_the_cells_that_are_named_change(
@@ -96,6 +100,40 @@ def test_a_field_is_drawn_by_the_model_that_it_names(
     request = SynthesisRequest.from_dict(facts["request"])
     assert request.sampler.seed == 3
     assert np.array_equal(request.field.vectors, EmbeddingField.load(field).vectors)
+
+
+class Card:
+    """As much of a model's card as is needed to choose it."""
+
+    def __init__(self, name: str, encoder: str, resolution: float) -> None:
+        self.id, self.resolution, self._encoder = name, resolution, encoder
+
+    def encoder_id(self) -> str:
+        return self._encoder
+
+
+def test_the_model_of_a_field_has_its_very_encoder_and_the_nearest_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cards = [
+        Card("old", "uni@1", 0.5), Card("fine", "uni@2", 0.5), Card("coarse", "uni@2", 2.0),
+        Card("twin", "ctp@1", 0.5), Card("other-twin", "ctp@1", 0.5),
+    ]  # fmt: skip
+    monkeypatch.setattr(models, "list_models", lambda: cards)
+
+    def chosen(encoder: str, resolution: float = 0.5) -> str:
+        made = EmbeddingField(np.ones((1, 1, 2)), (0, 0), (32, 32), encoder, resolution, "meter")
+        return card_for(made).id
+
+    assert (chosen("uni@1"), chosen("uni@2"), chosen("uni@2", 1.9)) == ("old", "fine", "coarse")
+    with pytest.raises(InputError, match=r"uni@3 .*\(old, fine, coarse: of that name, but of"):
+        chosen("uni@3")
+    with pytest.raises(InputError, match=r"no model here has the encoder dino@1 that made the fie"):
+        chosen("dino@1")
+    with pytest.raises(InputError, match=r"several .*\(twin, other-twin\): name one by --model"):
+        chosen("ctp@1")
+    with pytest.raises(InputError, match=r"\(fine, coarse\)"):
+        chosen("uni@2", 1.0)  # as far from the one as from the other
 
 
 def test_what_a_model_may_take_is_said_and_recorded_or_refused(
@@ -159,6 +197,13 @@ def test_a_field_tells_its_story_and_so_does_its_picture(
         (["--op=smooth", "--radius=-1"], "a radius is at least 0"),
         (["--op=mix", "--with=nothing.json"], "no embedding field at nothing.json"),
         (["--op=paint", "--with=FIELD", "--amount=3"], "the amount lies between 0 and 1"),
+        (["--op=smooth", "--radius=1", "--amount=0.5"], "--op smooth takes no --amount"),
+        (["--op=harmonise", "--radius=1", "--cells=0,0,1,1", "--amount=1"], "takes no --amount"),
+        (["--op=jitter", "--concentration=inf"], "a concentration is above 0 and at most 1e"),
+        (["--op=jitter", "--concentration=5", "--seed=-1"], "the seed must be between 0"),
+        (["--op=transfer", "--with=FIELD", "--seed=-1"], "the seed must be between 0"),
+        (["--op=smooth", "--radius=inf"], "at most 1000 cells"),
+        (["--op=smooth", "--radius=1", "--stretch"], "--op smooth takes no --stretch"),
     ],
 )
 def test_what_an_operation_lacks_is_named(
@@ -167,6 +212,66 @@ def test_what_an_operation_lacks_is_named(
     words = [w.replace("FIELD", str(field)) for w in words]
     assert main(["edit", str(field), *words, "-o", str(tmp_path / "out.json")]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_field_of_another_shape_is_mixed_if_it_may_be_stretched(
+    field: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = EmbeddingField.load(field)
+    small = replace(before, vectors=np.roll(before.vectors, 2, 2)[:2, :3], valid=None)
+    small.save(tmp_path / "small.json")
+    out = tmp_path / "out.json"
+    words = ["edit", str(field), "--op=mix", f"--with={tmp_path / 'small.json'}", "-o", str(out)]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "small.json has 3 × 2 cells" in said
+    assert "add --stretch" in said
+    assert main([*words, "--stretch"]) == 0
+    made = EmbeddingField.load(out)
+    assert np.array_equal(made.vectors, edit.stretched(small, before).vectors)
+    assert json.loads(history_of(out)[-1])["stretch"] is True
+
+
+def test_a_direction_is_of_two_sets_of_fields_without_their_glass(
+    field: Path, tmp_path: Path
+) -> None:
+    before = EmbeddingField.load(field)
+    held = np.zeros(before.shape, bool)
+    held[0] = True
+    sliced = replace(before, vectors=np.roll(before.vectors, 3, 2), valid=held)
+    sliced.save(tmp_path / "sliced.json")
+    away, out = shifted(field, 5), tmp_path / "out.json"
+    words = ["edit", str(field), "--op=move", f"--away={away}", "--angle=0.3", "-o", str(out)]
+    both = [f"--towards={tmp_path / 'sliced.json'}", f"--towards={field}"]
+    assert main([*words, *both]) == 0
+    towards = np.concatenate([sliced.vectors[0], before.vectors.reshape(-1, 12)])
+    along = edit.direction(towards, EmbeddingField.load(away).vectors)
+    expected = edit.move(before, along, 0.3)
+    np.testing.assert_allclose(EmbeddingField.load(out).vectors, expected.vectors, atol=1e-6)
+    (step,) = (json.loads(s) for s in history_of(out))
+    assert step["towards"] == [sliced.digest, before.digest]
+    assert step["away"] == EmbeddingField.load(away).digest
+    # Painting takes the same cells.
+    words = ["edit", str(field), "--op=paint", f"--with={tmp_path / 'sliced.json'}"]
+    assert main([*words, "-o", str(tmp_path / "painted.json")]) == 0
+    made = EmbeddingField.load(tmp_path / "painted.json").vectors
+    np.testing.assert_array_equal(made[1, 2], edit.average(sliced, held))
+
+
+def test_cells_become_their_mean(field: Path, tmp_path: Path) -> None:
+    before, out = EmbeddingField.load(field), tmp_path / "out.json"
+    held = np.ones(before.shape, bool)
+    held[0, 1] = False
+    replace(before, valid=held).save(tmp_path / "sliced.json")
+    words = ["edit", str(tmp_path / "sliced.json"), "--op=average", "--cells=1,0,2,2"]
+    assert main([*words, "-o", str(out)]) == 0
+    mask = np.zeros(before.shape)
+    mask[:2, 1:3] = True
+    made = EmbeddingField.load(out).vectors
+    assert np.array_equal(made[0, 1], edit.average(before, mask * held))
+    assert np.array_equal(made[:, [0, 3]], before.vectors[:, [0, 3]])
+    (step,) = (json.loads(s) for s in history_of(out))
+    assert step == {"made": "edit", "op": "average", "cells": "1,0,2,2", "amount": 1.0}
 
 
 def test_a_field_alone_has_nothing_to_start_from(
@@ -195,8 +300,7 @@ class Text:
 class Sampler:
     """Returns its conditions as the field, a little apart from one seed to another."""
 
-    class facts:
-        encoder, resolution, unit, cell, guidance = "tiny@1", 0.5, "micrometer", 32, 3.0
+    facts = PriorFacts("p", "tiny@1", 0.5, "micrometer", 32, 3.0)
 
     def sample(self, grid: Any, shape: Any, seed: int, guidance: Any, **options: Any) -> Any:
         return grid + 0.1 * np.random.default_rng(seed).normal(size=grid.shape)

@@ -149,8 +149,32 @@ def test_jitter_has_the_mean_cosine_of_its_concentration(d: int, kappa: float) -
     assert cosines(made, field).mean() == pytest.approx(expected, abs=0.01)
     assert e.jitter(field, kappa, 1) == made
     assert e.jitter(field, kappa, 2) != made
-    with pytest.raises(InputError, match="above 0"):
-        e.jitter(field, 0, 1)
+    for wrong in (0, -1, 1.1e12, 1e17, np.inf, np.nan):
+        with pytest.raises(InputError, match="above 0 and at most 1e"):
+            e.jitter(field, wrong, 1)
+    assert cosines(e.jitter(field, e.TIGHTEST, 1), field).min() > 1 - 1e-6
+
+
+def test_seeds_and_sizes_out_of_range_are_refused() -> None:
+    for seed in (-1, 2**63):
+        for act in (lambda s: e.jitter(A, 5, s), lambda s: e.transfer(A, B, seed=s)):
+            with pytest.raises(InputError, match=r"between 0 and 2\*\*63 - 1, got"):
+                act(seed)
+    for radius in (np.inf, np.nan, 1001, -1):
+        with pytest.raises(InputError, match="at least 0 and at most 1000 cells"):
+            e.smooth(A, radius)
+    with pytest.raises(InputError, match="finite number of radians"):
+        e.move(A, B.vectors[0, 0], np.inf)
+
+
+def test_glass_is_no_part_of_what_a_field_is_like() -> None:
+    held = HALF > 0
+    sliced = replace(A, valid=held)
+    assert np.array_equal(e.content(sliced), A.vectors[held])
+    assert np.array_equal(e.typical(sliced), e.average(A, HALF))
+    for none in (A, replace(A, valid=np.zeros(A.shape, bool))):
+        assert np.array_equal(e.content(none), A.vectors.reshape(-1, A.width))
+        assert np.array_equal(e.typical(none), e.average(A))
 
 
 def test_harmonising_fades_an_edit_into_what_is_around_it() -> None:

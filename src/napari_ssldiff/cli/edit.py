@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: What an operation needs beside the field and its mask; of a tuple, exactly one.
 NEEDS: dict[str, tuple[str | tuple[str, str], ...]] = {
+    "average": (),
     "mix": ("with",),
     "transfer": ("with",),
     "paint": ("with",),
@@ -31,6 +32,7 @@ NEEDS: dict[str, tuple[str | tuple[str, str], ...]] = {
 }
 #: What has a default, and belongs into the history of these.
 TOLD = {
+    "average": ("amount",),
     "mix": ("amount",),
     "transfer": ("amount", "seed"),
     "paint": ("amount",),
@@ -50,9 +52,12 @@ def add_parser(commands: Any) -> None:
     add("--op", required=True, choices=sorted(NEEDS), help="what is done")
     add("--with", dest="with_", type=Path, metavar="FIELD", help="another field; for paint and "
         "replace its mean counts")  # fmt: skip
-    add("--amount", type=float, default=1.0, help="0…1 (1)")
-    add("--towards", type=Path, metavar="FIELD", help="move: from the mean of --away to its mean")
-    add("--away", type=Path, metavar="FIELD")
+    add("--stretch", action="store_true", help="mix: stretch --with over the field, where it has "
+        "another shape")  # fmt: skip
+    add("--amount", type=float, help=f"{', '.join(_amounts())}: 0…1 (1)")
+    add("--towards", type=Path, action="append", metavar="FIELD", help="move: from the mean of "
+        "--away to its mean; several: of all their cells")  # fmt: skip
+    add("--away", type=Path, action="append", metavar="FIELD")
     add("--towards-words", metavar="TEXT", help="move: the same of a prompt, by the prior of the "
         "field's encoder")  # fmt: skip
     add("--away-words", metavar="TEXT")
@@ -73,6 +78,11 @@ def add_parser(commands: Any) -> None:
     add("--cells", metavar="X,Y,W,H", help="only these cells of the grid, from its corner")
     add("--device", default="auto", help="where words are read: auto, cpu, cuda or mps")
     add("-o", "--output", type=Path, required=True, metavar="FIELD2")
+
+
+def _amounts() -> list[str]:
+    """The operations that take ``--amount``."""
+    return [op for op, names in TOLD.items() if "amount" in names]
 
 
 def mask_of(field: EmbeddingField, text: str | None) -> NDArray[np.float32] | None:
@@ -128,8 +138,18 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If something is missing, or two are given of which one counts.
+        If something is missing, or two are given of which one counts, or what is given does
+        nothing.
     """
+    if arguments.amount is None:
+        arguments.amount = 1.0
+    elif arguments.op not in _amounts():
+        raise InputError(
+            f"--op {arguments.op} takes no --amount: leave it out, or mix what it makes with the "
+            "field by --op mix"
+        )
+    if arguments.stretch and arguments.op != "mix":
+        raise InputError(f"--op {arguments.op} takes no --stretch: leave it out")
     given: dict[str, Any] = {}
     for need in NEEDS[arguments.op]:
         names = (need,) if isinstance(need, str) else need
@@ -155,27 +175,46 @@ def edited(arguments: argparse.Namespace) -> tuple[EmbeddingField, dict[str, Any
     facts = {n: getattr(arguments, n) for n in ("cells", *TOLD.get(op, ()))} | given
     facts = {name: value for name, value in facts.items() if value is not None}
 
-    def other(name: str) -> EmbeddingField:
-        found = EmbeddingField.load(given[name])
+    def read(path: Path) -> EmbeddingField:
+        found = EmbeddingField.load(path)
         if (found.encoder, found.width) != (field.encoder, field.width):
             raise InputError(
-                f"{given[name]} was made by {found.encoder}, {arguments.field} by {field.encoder}: "
+                f"{path} was made by {found.encoder}, {arguments.field} by {field.encoder}: "
                 "embed both with one model"
             )
+        return found
+
+    def other(name: str) -> EmbeddingField:
+        found = read(given[name])
         facts[name] = found.digest
         return found
 
+    def cells(name: str) -> Vectors:
+        found = [read(path) for path in given[name]]
+        digests = [one.digest for one in found]
+        facts[name] = digests[0] if len(digests) == 1 else digests
+        return np.concatenate([e.content(one) for one in found])
+
     if op == "mix":
-        made = e.mix(field, other("with"), arguments.amount, mask)
+        by = other("with")
+        if arguments.stretch:
+            by, facts["stretch"] = e.stretched(by, field), True
+        elif by.shape != field.shape:
+            raise InputError(
+                f"{given['with']} has {by.shape[1]} × {by.shape[0]} cells, {arguments.field} "
+                f"{field.shape[1]} × {field.shape[0]}: add --stretch to stretch it over the field"
+            )
+        made = e.mix(field, by, arguments.amount, mask)
     elif op == "transfer":
         made = e.transfer(field, other("with"), arguments.amount, mask, arguments.seed)
-    elif op == "paint":
+    elif op in ("paint", "average"):
         weights = np.ones(field.shape, np.float32) if mask is None else mask
         if not 0 <= arguments.amount <= 1:
             raise InputError(f"the amount lies between 0 and 1, got {arguments.amount}")
-        made = e.paint(field, e.average(other("with")), arguments.amount * weights)
+        goal = e.typical(other("with")) if op == "paint" else _mean(field, weights)
+        made = e.paint(field, goal, arguments.amount * weights)
     elif op == "move":
-        sets: dict[str, Vectors] = {n: other(n).vectors for n in ("towards", "away") if n in given}
+        sets: dict[str, Vectors] = {n: cells(n) for n in ("towards", "away") if n in given}
         for name, (vectors, record) in _worded(field, given, arguments).items():
             sets[name.removesuffix("_words")], facts[name] = vectors, record
         made = e.move(field, e.direction(sets["towards"], sets["away"]), arguments.angle, mask)
@@ -184,12 +223,12 @@ def edited(arguments: argparse.Namespace) -> tuple[EmbeddingField, dict[str, Any
         if arguments.axis:
             del facts["width"], facts["soft"]
         made = e.interpolate(
-            field, e.average(other("from")), e.average(other("to")), way,
+            field, e.typical(other("from")), e.typical(other("to")), way,
             width=arguments.width, soft=arguments.soft, mask=mask,
         )  # fmt: skip
     elif op == "replace":
-        like, by = e.average(other("like")), e.average(other("with"))
-        made = e.replace_similar(field, like, by, arguments.threshold, arguments.softness, mask)
+        like, goal = e.typical(other("like")), e.typical(other("with"))
+        made = e.replace_similar(field, like, goal, arguments.threshold, arguments.softness, mask)
     elif op == "smooth":
         made = e.smooth(field, arguments.radius, mask)
     elif op == "jitter":
@@ -198,6 +237,14 @@ def edited(arguments: argparse.Namespace) -> tuple[EmbeddingField, dict[str, Any
         assert mask is not None
         made = e.harmonise(field, mask > 0, arguments.radius)
     return made, facts
+
+
+def _mean(field: EmbeddingField, weights: NDArray[np.float32]) -> Vectors:
+    """The mean direction of the cells that take part, those with tissue or ground if any has."""
+    from napari_ssldiff.embeddings.edit import average
+
+    held = weights if field.valid is None else weights * field.valid
+    return average(field, held if held.any() else weights)
 
 
 def _worded(

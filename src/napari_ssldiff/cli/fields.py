@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,15 +30,36 @@ def add_parser(commands: Any, add_sampler: Callable[[argparse.ArgumentParser], N
     draw.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.ome.zarr")
 
 
-def _card(field: EmbeddingField) -> ModelCard:
+def card_for(field: EmbeddingField) -> ModelCard:
+    """The model whose encoder made a field, its weights included: of several (magnifications) the
+    one whose pixels are nearest to the field's.
+
+    Raises
+    ------
+    InputError
+        If there is none, or several are as near.
+    """
     from napari_ssldiff.models import list_models
 
-    for card in list_models():
-        if field.encoder.split("@")[0] == card.parts["encoder"]["id"]:
-            return card
-    raise InputError(
-        f"no model here has the encoder {field.encoder} that made the field: name one by --model"
-    )
+    cards = list_models()
+    own = [card for card in cards if card.encoder_id() == field.encoder]
+    if not own:
+        name = field.encoder.partition("@")[0]
+        alike = [card.id for card in cards if card.encoder_id().partition("@")[0] == name]
+        other = f" ({', '.join(alike)}: of that name, but of other weights)" if alike else ""
+        raise InputError(
+            f"no model here has the encoder {field.encoder} that made the field{other}: name one "
+            "by --model"
+        )
+    far = [round(abs(math.log(card.resolution / field.resolution)), 9) for card in own]
+    nearest = [card for card, away in zip(own, far, strict=True) if away == min(far)]
+    if len(nearest) > 1:
+        ids = ", ".join(card.id for card in nearest)
+        raise InputError(
+            f"several models have the encoder {field.encoder} that made the field ({ids}): name "
+            "one by --model"
+        )
+    return nearest[0]
 
 
 def run_render(arguments: argparse.Namespace, sampler: Any) -> None:
@@ -52,7 +74,7 @@ def run_render(arguments: argparse.Namespace, sampler: Any) -> None:
     if arguments.png:
         check_output(arguments.png, suffix=".png")
     field = EmbeddingField.load(arguments.field)
-    card = get_card(arguments.model) if arguments.model else _card(field)
+    card = get_card(arguments.model) if arguments.model else card_for(field)
     bundle = load_bundle(card, arguments.device, options_of(arguments), say)
     draw_field(
         field, bundle, sampler, arguments, name=arguments.field.stem,

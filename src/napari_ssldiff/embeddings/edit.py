@@ -21,6 +21,10 @@ from napari_ssldiff.errors import InputError
 
 #: Cells that :func:`transfer` matches at once.
 MATCHED = 1024
+#: Largest radius of :func:`smooth`, in cells: beyond it a field of any size is its mean.
+WIDEST = 1000
+#: Largest concentration of :func:`jitter`: cells move by less than float32 can tell.
+TIGHTEST = 1e12
 
 
 def _weights(field: EmbeddingField, mask: ArrayLike | None) -> NDArray[np.float32]:
@@ -76,6 +80,25 @@ def average(field: EmbeddingField, mask: ArrayLike | None = None) -> Vectors:
     return normalise(total)
 
 
+def content(field: EmbeddingField) -> Vectors:
+    """``(n, d)``: the cells that hold tissue or ground; all of them where none does."""
+    held = field.valid if field.valid is not None and field.valid.any() else ...
+    return field.vectors[held].reshape(-1, field.width)
+
+
+def typical(field: EmbeddingField) -> Vectors:
+    """``(d,)``: the mean direction of a field's :func:`content`, so that the glass around a
+    tissue is no part of what it is like.
+
+    Raises
+    ------
+    InputError
+        If the cells cancel each other out.
+    """
+    held = field.valid if field.valid is not None and field.valid.any() else None
+    return average(field, held)
+
+
 def direction(towards: ArrayLike, away: ArrayLike) -> Vectors:
     """``(d,)``: what distinguishes one set of ``(…, d)`` unit vectors from another: the normalised
     difference of their means.
@@ -107,7 +130,9 @@ def mix(
     """
     _same_space(a, b)
     if a.shape != b.shape:
-        raise InputError(f"fields of {a.shape} and {b.shape} cells do not mix: make them alike")
+        raise InputError(
+            f"fields of {a.shape} and {b.shape} cells do not mix: stretch one over the other first"
+        )
     if not 0 <= amount <= 1:
         raise InputError(f"the amount lies between 0 and 1, got {amount}")
     return _towards(a, b.vectors, np.float32(amount) * _weights(a, mask))
@@ -235,6 +260,8 @@ def move(
     The exponential map of the part of ``along`` that is tangent to the sphere at the cell; a
     negative angle moves away. A cell that is ``along`` itself stays.
     """
+    if not np.isfinite(angle):
+        raise InputError(f"an angle is a finite number of radians, got {angle}")
     goal = _vector(field, along, "a direction")
     v = field.vectors
     tangent = goal - (v @ goal)[..., None] * v
@@ -288,7 +315,7 @@ def transfer(
     _same_space(layout, palette)
     if not 0 <= amount <= 1:
         raise InputError(f"the amount lies between 0 and 1, got {amount}")
-    rng = np.random.default_rng(seed)
+    rng = _random(seed)
     mine = layout.vectors.reshape(-1, layout.width)
     theirs = palette.vectors.reshape(-1, palette.width)
     if palette.valid is not None and palette.valid.any():
@@ -309,8 +336,8 @@ def transfer(
 
 def smooth(field: EmbeddingField, radius: float, mask: ArrayLike | None = None) -> EmbeddingField:
     """A Gaussian mean of standard deviation ``radius`` cells, brought back to the sphere."""
-    if not radius >= 0:
-        raise InputError(f"a radius is at least 0 cells, got {radius}")
+    if not 0 <= radius <= WIDEST:
+        raise InputError(f"a radius is at least 0 and at most {WIDEST} cells, got {radius}")
     if not radius:
         return field
     blurred = field.vectors
@@ -327,12 +354,16 @@ def jitter(
     Parameters
     ----------
     concentration
-        Kappa, above 0: large values stay close. In ``d`` dimensions the mean cosine is about
-        ``kappa / (kappa + (d - 1) / 2)`` for large kappa. Sampled as by Wood (1994).
+        Kappa, above 0 and at most :data:`TIGHTEST`: large values stay close. In ``d`` dimensions
+        the mean cosine is about ``kappa / (kappa + (d - 1) / 2)`` for large kappa. Sampled as by
+        Wood (1994).
     """
-    if not concentration > 0:
-        raise InputError(f"a concentration is above 0, got {concentration}")
-    rng, d = np.random.default_rng(seed), field.width
+    if not 0 < concentration <= TIGHTEST:
+        raise InputError(
+            f"a concentration is above 0 and at most {TIGHTEST:g}, got {concentration}: leave the "
+            "field as it is to stay closer"
+        )
+    rng, d = _random(seed), field.width
     v = field.vectors.reshape(-1, d).astype(np.float64)
     w = _vmf_cosines(rng, concentration, d, len(v))[:, None]
     noise = rng.normal(size=v.shape)
@@ -340,6 +371,12 @@ def jitter(
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     drawn = (w * v + np.sqrt(np.maximum(0, 1 - w * w)) * noise).astype(np.float32)
     return _towards(field, normalise(drawn).reshape(field.vectors.shape), _weights(field, mask))
+
+
+def _random(seed: int) -> np.random.Generator:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"the seed must be between 0 and 2**63 - 1, got {seed}")
+    return np.random.default_rng(seed)
 
 
 def _vmf_cosines(rng: np.random.Generator, kappa: float, d: int, count: int) -> NDArray[np.float64]:

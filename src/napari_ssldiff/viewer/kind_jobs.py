@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from napari_ssldiff.embeddings.edit import average, direction, stretched
+from napari_ssldiff.embeddings.edit import average, direction, stretched, typical
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import Scene
@@ -113,7 +113,7 @@ class RegionJob:
         made = engine.backend.embed(self.scene, self.region, bundle, progress=report, cancel=token)
         b = self.region.bounds
         kind = Kind(
-            average(made, made.valid if made.valid is not None and made.valid.any() else None),
+            typical(made),
             f"region {self.number}",
             made.encoder,
             thumbnail(self.scene, (b.y, b.x), (b.h, b.w), PICTURE),

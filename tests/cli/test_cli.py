@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_ssldiff.cli import main
+from napari_ssldiff.cli import EXIT_CANCELLED, main
 from napari_ssldiff.embeddings import EmbeddingField
 from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.scenes import open_scene
@@ -73,6 +73,49 @@ def test_vary_writes_a_valid_ome_zarr_and_a_picture(
             made.read_rgb(made.box), scene.read_rgb(scene.box)[30:110, 20:120]
         )
     assert names(tmp_path) == {"slide.tif", "out.ome.zarr", "out.png"}
+
+
+def test_refining_draws_the_source_anew_from_a_timestep_on(
+    vary: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.ome.zarr"
+    assert main([*vary(out, steps=20), "--refine"]) == 0
+    strength = provenance(out)["request"]["sampler"]["strength"]
+    assert 0.3 < strength < 0.6
+    assert main([*vary(tmp_path / "b.ome.zarr", strength=0.5), "--refine"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert main([*vary(tmp_path / "b.ome.zarr"), "--refine=5000"]) == 2
+    assert "timesteps are 0 to" in capsys.readouterr().err
+
+
+def test_what_is_finished_when_the_user_stops_is_written(
+    write_scene: Callable[..., Path], textured: Callable[..., Any], tiny_folder: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from napari_ssldiff import export
+
+    source, out = write_scene(textured(500, 600), name="large.tif"), tmp_path / "out.ome.zarr"
+    write, count = export.OverlayStore.write, [0]
+
+    def stopping(self: Any, *args: Any) -> None:
+        write(self, *args)
+        count[0] += 1
+        if count[0] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(export.OverlayStore, "write", stopping)
+    words = ["vary", str(source), "--region=0,0,600,500", f"--model={tiny_folder}", "--steps=1",
+             "--device=cpu", "-o", str(out)]  # fmt: skip
+    assert main(words) == EXIT_CANCELLED
+    said = capsys.readouterr().err
+    assert "of 6 tiles were finished, and are in" in said
+    left = provenance(out)["unfinished"]
+    assert left["of"] == 6
+    assert 1 <= left["tiles"] < 6
+    with open_scene(out) as made, open_scene(source) as scene:
+        same = (made.read_rgb(made.box) == scene.read_rgb(scene.box)).all(-1)
+    # Finished tiles are synthetic, the others the source's own.
+    assert 0.1 < same.mean() < 0.9
 
 
 def provenance(out: Path) -> dict[str, Any]:

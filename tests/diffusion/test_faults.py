@@ -229,6 +229,40 @@ def test_what_finds_no_memory_on_a_gpu_even_alone_is_done_elsewhere(make_denoise
     assert calls.counters.evaluations == 3
 
 
+def test_what_fits_nowhere_on_a_gpu_is_not_tried_again_and_again(make_denoiser: Make) -> None:
+    full, spare = bent(make_denoiser, rows=0), bent(make_denoiser)
+    full.autoencoder.network = SmallAutoencoder(0)
+    calls = Calls(full, spare=lambda: spare)
+    x = torch.randn(2, 12, 8, 8)
+    with torch.inference_mode():
+        condition = Calls(spare).condition(torch.randn(2, 4, 3))
+        for _ in range(3):
+            calls.predict_x0(x, 500, (0.6, 0.8), condition)
+            calls.decode(x[0])
+    assert full.network.asked == [2, 1]
+    assert len(full.autoencoder.network.asked) == 1
+
+
+def test_windows_that_cannot_be_gathered_are_gathered_in_smaller_calls(
+    make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = sample(bent(make_denoiser), task(), BULK)
+    stack, refused = torch.stack, []
+
+    def narrow(tensors: Any, *rest: Any) -> torch.Tensor:
+        if len(tensors) > 3 and tensors[0].shape == (12, 8, 8):
+            refused.append(len(tensors))
+            raise MemoryError
+        return stack(tensors, *rest)
+
+    monkeypatch.setattr(torch, "stack", narrow)
+    model, counters = bent(make_denoiser), Counters()
+    made = sample(model, task(), BULK, counters=counters)
+    assert refused
+    assert psnr(made, plain) >= 50
+    assert counters.evaluations == plan(task(), BULK, model.spec).evaluations
+
+
 def test_a_copy_for_the_cpu_shares_nothing_and_answers_alike(bundle: Any) -> None:
     network = bundle.denoiser.network
     with torch.inference_mode():  # as in a run

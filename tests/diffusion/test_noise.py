@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,37 @@ def test_channels_do_not_depend_on_how_many_there_are() -> None:
     box = Box(-2, 5, 6, 7)
     assert np.array_equal(place_noise(9, box, 3), place_noise(9, box, 8)[:3])
     assert place_noise(9, box, 3).dtype == np.float32
+
+
+def by_hand(seed: int, y: int, x: int, channel: int, step: int) -> tuple[list[int], float]:
+    """The words of a place and its normal, in Python's own whole numbers."""
+    c = [x % 2**32, y % 2**32, channel // 4, step]
+    key = [seed % 2**32, seed >> 32]
+    for _ in range(10):
+        first, second = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [(second >> 32) ^ c[1] ^ key[0], second % 2**32,
+             (first >> 32) ^ c[3] ^ key[1], first % 2**32]  # fmt: skip
+        key = [(key[0] + 0x9E3779B9) % 2**32, (key[1] + 0xBB67AE85) % 2**32]
+    u = [(w + 1) / 2**32 for w in c]
+    pair, second_of_pair = divmod(channel % 4, 2)
+    radius, angle = math.sqrt(-2 * math.log(u[2 * pair])), 2 * math.pi * u[2 * pair + 1]
+    return c, radius * (math.sin(angle) if second_of_pair else math.cos(angle))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**40 + 3, 2**64 - 1])
+@pytest.mark.parametrize("place", [(0, 0), (-1, 5), (10**6, -(10**6)), (2**31, 3)])
+def test_every_place_has_the_words_and_normals_of_the_definition(
+    seed: int, place: tuple[int, int]
+) -> None:
+    """Whole numbers are the same on every system; logarithm and cosine nearly."""
+    (y, x), step = place, 3
+    made = place_noise(seed, Box(y, x, 1, 1), 8, step)[:, 0, 0]
+    for channel in range(8):
+        words, normal = by_hand(seed, y, x, channel, step)
+        counter = (x % 2**32, y % 2**32, channel // 4, step)
+        ours = philox(
+            tuple(np.array([c], np.uint32) for c in counter),  # type: ignore[arg-type]
+            (seed % 2**32, seed >> 32),
+        )
+        assert [int(w[0]) for w in ours] == words
+        assert made[channel] == pytest.approx(normal, abs=1e-6)

@@ -194,3 +194,16 @@ def test_only_a_preset_that_wants_the_student_uses_it(taught: ModelSpec, spec: M
     assert [name for name, preset in PRESETS.items() if preset.uses_student(taught)] == ["draft"]
     assert not any(preset.uses_student(spec) for preset in PRESETS.values())
     assert not isinstance(PRESETS["draft"].make_solver(spec, 4, 1.0), StudentPhases)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_run_begins_at_the_timestep_that_its_strength_was_made_for(
+    name: str, spec: ModelSpec
+) -> None:
+    preset, count = PRESETS[name], int(spec.schedule["num_train_timesteps"])
+    for t in (count // 5, count // 3, count // 2, count - 1):
+        solver = preset.make_solver(spec, 100, preset.strength_at(spec, t))
+        # A hundred steps lie closer together than that, whichever way they are laid.
+        assert abs(solver.timesteps[solver.begin] - t) <= count / 20
+    with pytest.raises(ValueError, match=f"0 to {count - 1}"):
+        preset.strength_at(spec, count)

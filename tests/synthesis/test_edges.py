@@ -22,7 +22,12 @@ from napari_ssldiff.synthesis import (
     make_request,
     synthesize,
 )
-from napari_ssldiff.synthesis.frame import denoise_mask, held_on_canvas
+from napari_ssldiff.synthesis.frame import (
+    denoise_mask,
+    held_on_canvas,
+    inside_on_canvas,
+    plan_frame,
+)
 from napari_ssldiff.synthesis.match import CONTRAST, correction
 from napari_ssldiff.synthesis.prepare import frame_of
 
@@ -137,6 +142,18 @@ def test_what_cannot_be_matched_is_refused_before_the_first_step(make: Make) -> 
         make(region, grow=-1)
 
 
+def test_a_ring_too_small_to_match_is_refused_before_the_first_step(
+    scene_of: Callable[..., Any], textured: Any, painter: Any
+) -> None:
+    scene = scene_of(textured(128, 128))
+    request = make_request(scene, Region.from_box(scene.box), painter, FAST, match=8)
+    asked: list[Any] = []
+    painter.denoiser.network.register_forward_pre_hook(lambda *call: asked.append(call))
+    with pytest.raises(InputError, match="too few to match"):
+        list(synthesize(request, bundle=painter, scene=scene))
+    assert not asked
+
+
 def test_requests_carry_it_and_older_ones_are_read(
     scene_of: Callable[..., Any], textured: Any, bundle: Any
 ) -> None:
@@ -177,3 +194,15 @@ def test_outpainting_continues_the_image_past_its_edge(
     assert not there.all()
     assert (mask[~there] == 1).all()
     assert (mask[there] == 0).all()
+
+
+def test_distances_measured_in_strips_are_those_measured_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    region = Region(((30, 40), (300, 90), (180, 330), (60, 200)))
+    frame = plan_frame(region, (400, 400), (1.5, 1.5), 32, 8, "source", context=40, grow=21)
+    whole = inside_on_canvas(frame, 9.5)
+    monkeypatch.setattr("napari_ssldiff.synthesis.frame.STRIP", 17)
+    assert np.array_equal(inside_on_canvas(frame, 9.5), whole)
+    assert whole.any()
+    assert not whole.all()

@@ -13,6 +13,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from napari_ssldiff.diffusion.bands import canvas_bytes, sampling_bytes
+from napari_ssldiff.diffusion.canvas import CanvasTask, plan
+from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes import Scene
@@ -27,6 +30,7 @@ from napari_ssldiff.synthesis import (
     make_request,
     synthesize,
 )
+from napari_ssldiff.synthesis import run as synthesis_run
 
 Pixels = NDArray[np.uint8]
 Open = Callable[..., Scene]
@@ -151,12 +155,13 @@ def tensors() -> int:
 
 
 @pytest.mark.filterwarnings("ignore")  # pytest keeps every warning: that would be growth
-@pytest.mark.parametrize("budget", [2**31, 0])
+@pytest.mark.parametrize(("preset", "budget"), [("bulk", 2**31), ("bulk", 0), ("lazy", 2**31)])
 def test_two_hundred_cancelled_runs_leave_nothing_behind(
-    budget: int, scene_of: Open, textured: Texture, painter: Any
+    preset: str, budget: int, scene_of: Open, textured: Texture, painter: Any
 ) -> None:
     scene = scene_of(textured(160, 128))
-    request = make_request(scene, Region.from_box(scene.box), painter, Sampler(steps=50))
+    sampler = Sampler(preset=preset, steps=50)
+    request = make_request(scene, Region.from_box(scene.box), painter, sampler)
     calls = [0]
 
     def count(*_: Any) -> None:
@@ -194,3 +199,33 @@ def test_two_hundred_cancelled_runs_leave_nothing_behind(
     grown = tracemalloc.get_traced_memory()[0] - before[2]
     tracemalloc.stop()
     assert grown < 200_000
+
+
+def test_a_round_trip_beyond_the_budget_is_decoded_row_by_row_to_the_same(
+    scene_of: Open, textured: Texture, painter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scene_of(textured(700, 200))
+    request = make_request(scene, Region.from_box(scene.box), painter, Sampler(strength=0))
+    plain, _ = run(scene, painter, request)
+    budgets: list[Any] = []
+    decoder = synthesis_run.Decoder
+    monkeypatch.setattr(
+        synthesis_run, "Decoder",
+        lambda *args, **options: budgets.append(options["budget"]) or decoder(*args, **options),
+    )  # fmt: skip
+    image, _ = run(scene, painter, request, budget=1000)
+    assert budgets == [250]
+    assert np.array_equal(image, plain)
+
+
+def test_the_conditions_of_all_windows_count(painter: Any) -> None:
+    model, preset = painter.denoiser, PRESETS["bulk"]
+    work = CanvasTask(
+        box=Box(0, 0, 400, 600), tokens=lambda w: torch.zeros(4, 3), steps=2, guidance=1.0,
+        strength=1.0, seed=0,
+    )  # fmt: skip
+    windows = plan(work, preset, model.spec).windows
+    held = model.null_condition(len(windows))
+    nbytes = held.context.nbytes + (0 if held.spatial is None else held.spatial.nbytes)
+    counted = sampling_bytes(model, work, preset) - canvas_bytes(work, model.spec)
+    assert nbytes <= counted <= 1.1 * nbytes + 10_000

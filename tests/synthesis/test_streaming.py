@@ -21,7 +21,9 @@ from napari_ssldiff.synthesis import (
     TileDone,
     make_request,
     synthesize,
+    tiles,
 )
+from napari_ssldiff.synthesis.frame import plan_frame
 
 
 @pytest.fixture
@@ -114,3 +116,39 @@ def test_a_paused_run_is_cancelled_or_left_at_once(job: Callable[..., Any]) -> N
             pass
         token.pause()
     assert not [t for t in threading.enumerate() if "sampler" in t.name]
+
+
+def test_a_pause_in_the_middle_of_a_cancel_holds_nothing() -> None:
+    token = CancelToken()
+    token.cancel()
+    token._go.clear()  # what a pause does that looked before the cancel and acts after it
+    begin = time.perf_counter()
+    with pytest.raises(Cancelled):
+        token.hold()
+    assert time.perf_counter() - begin < 2
+
+
+def test_tiles_are_sorted_anew_only_where_the_focus_has_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame = plan_frame(
+        Region.from_box(Box(0, 0, 2000, 2500)), (2000, 2500), (1, 1), 64, 8, "source"
+    )
+    laid = tiles.Tiles(frame, 0)
+    sorted_, order = [0], tiles.centre_out
+
+    def counted(*args: Any) -> Any:
+        sorted_[0] += 1
+        return order(*args)
+
+    monkeypatch.setattr(tiles, "centre_out", counted)
+    at = [(0.0, 0.0)]
+    first = []
+    for n in laid.outwards(lambda: at[0]):
+        first.append(n)
+        if len(first) == 30:
+            at[0] = (2000.0, 2500.0)
+    assert sorted(first) == list(range(len(laid)))
+    assert sorted_[0] == 2
+    assert first[0] == 0
+    assert first[30] == len(laid) - 1

@@ -98,6 +98,11 @@ def build_parser() -> argparse.ArgumentParser:
     vary = commands.add_parser("vary", help="a variation of a region, as OME-Zarr")
     _add_region(vary)
     _add_sampler(vary)
+    vary.add_argument(
+        "--refine", type=int, nargs="?", const=300, metavar="T",
+        help="in the place of a strength: draw anew from training timestep T on (300), which "
+        "removes the seams and flaws of a synthetic picture and keeps what it shows",
+    )  # fmt: skip
     vary.add_argument("--grid", default="source", help="source (level 0) or model")
     lengths = {
         "grow": "move the region's edge outwards",

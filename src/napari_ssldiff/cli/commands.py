@@ -106,7 +106,7 @@ def vary(arguments: argparse.Namespace) -> None:
     from napari_ssldiff.scenes import PixelSize
     from napari_ssldiff.scenes.extend import extend
     from napari_ssldiff.scenes.lengths import parse_length
-    from napari_ssldiff.synthesis import make_request
+    from napari_ssldiff.synthesis import make_request, refining
 
     # Everything that can be refused is refused before the model is loaded.
     check_output(arguments.output)
@@ -115,6 +115,11 @@ def vary(arguments: argparse.Namespace) -> None:
     if arguments.format not in ("0.5", "0.4"):
         raise InputError(f"the format is OME-Zarr 0.5 or 0.4, got {arguments.format!r}")
     sampler = sampler_of(arguments)
+    if arguments.refine is not None and sampler.strength != 1:
+        raise InputError(
+            f"--refine chooses the strength itself, and --strength says {sampler.strength:g}: "
+            "give one of them"
+        )
     if not 0 <= arguments.guide_strength <= 1:
         raise InputError(f"--guide-strength is between 0 and 1, got {arguments.guide_strength}")
     check_option(arguments.cells)
@@ -129,6 +134,8 @@ def vary(arguments: argparse.Namespace) -> None:
             scene = extend(source, margin.pixels(own, "--extend"))
         region = region_of(arguments, scene)
         bundle = load_model(arguments, scene)
+        if arguments.refine is not None:
+            sampler = refining(sampler, bundle, arguments.refine)
         progress = Meter()
         spec = bundle.encoder.spec
         model = PixelSize(spec.resolution, spec.resolution, spec.unit)
@@ -158,16 +165,17 @@ def vary(arguments: argparse.Namespace) -> None:
             match=match,
             progress=progress,
         )
-        store, end = render(request, bundle, scene, progress)
+        drawn = render(request, bundle, scene, progress)
+        store, computed = drawn.store, {**bundle.computed, **drawn.computed}
         try:
-            write_result(arguments.output, request, scene, store, arguments.format, bundle.computed)
+            write_result(arguments.output, request, scene, store, arguments.format, computed)
             if arguments.png:
                 picture(arguments.png, request, scene, store)
         finally:
             store.close()
         for problem in scene.problems:
             say(f"warning: {problem}")
-    say(f"{end.evaluations} network evaluations in {end.seconds:.1f} s")
+    drawn.report(arguments.output)
     print(arguments.output)
     if arguments.png:
         print(arguments.png)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from napari_ssldiff.errors import Cancelled
 
 if TYPE_CHECKING:
     from napari_ssldiff.models import ModelBundle
@@ -43,31 +46,75 @@ class Meter:
         sys.stderr.flush()
 
 
-def render(
-    request: SynthesisRequest, bundle: ModelBundle, scene: Scene, progress: Meter
-) -> tuple[Any, Any]:
-    """Run a request into a fresh overlay store; returns it with the :class:`Finished` event."""
+@dataclass(frozen=True)
+class Drawn:
+    """What a run has come to.
+
+    Parameters
+    ----------
+    store
+        The overlay; to be closed.
+    tiles, total
+        Tiles that are in it, and those that were asked for.
+    end
+        The :class:`Finished` event, or ``None`` where the user has stopped the run.
+    """
+
+    store: Any
+    tiles: int
+    total: int
+    end: Any
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """For the provenance: how much is missing, if anything."""
+        return {} if self.end else {"unfinished": {"tiles": self.tiles, "of": self.total}}
+
+    def report(self, path: Path) -> None:
+        """Say what it took, once all is written.
+
+        Raises
+        ------
+        Cancelled
+            If the run was stopped.
+        """
+        if self.end is None:
+            raise Cancelled(f"{self.tiles} of {self.total} tiles were finished, and are in {path}")
+        say(f"{self.end.evaluations} network evaluations in {self.end.seconds:.1f} s")
+
+
+def render(request: SynthesisRequest, bundle: ModelBundle, scene: Scene, progress: Meter) -> Drawn:
+    """Run a request into a fresh overlay store.
+
+    A run that is stopped from the keyboard keeps the tiles that it has finished.
+    """
     from napari_ssldiff.export import OverlayStore
     from napari_ssldiff.synthesis import Finished, Progress, Started, TileDone, synthesize
+    from napari_ssldiff.synthesis.tiles import TILE
 
     store: OverlayStore | None = None
-    end = None
+    end, tiles, total = None, 0, 0
     try:
         for event in synthesize(request, bundle=bundle, scene=scene):
             if isinstance(event, Started):
                 store = OverlayStore(event.output_box)
+                total = sum(1 for _ in event.output_box.tiles(TILE))
             elif isinstance(event, Progress):
                 progress(event.stage, event.done, event.total)
             elif isinstance(event, TileDone):
                 assert store is not None
                 store.write(event.box, event.pixels)
+                tiles += 1
             elif isinstance(event, Finished):
                 end = event
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and tiles:
+            say(f"stopped: writing the {tiles} of {total} tiles that are finished")
+            return Drawn(store, tiles, total, None)
         if store is not None:
             store.close()
         raise
-    return store, end
+    return Drawn(store, tiles, total, end)
 
 
 def write_result(

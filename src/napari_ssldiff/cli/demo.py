@@ -92,13 +92,14 @@ def run_headless(path: Path, store_path: Path, image: Path) -> None:
         say(f"model: {card.id} ({card.name})")
         bundle = load_bundle(card)
         request = make_request(scene, region, bundle, progress=progress)
-        overlay, end = render(request, bundle, scene, progress)
+        drawn = render(request, bundle, scene, progress)
+        overlay, computed = drawn.store, {**bundle.computed, **drawn.computed}
         try:
-            write_result(store_path, request, scene, overlay, "0.5", bundle.computed)
+            write_result(store_path, request, scene, overlay, "0.5", computed)
             picture(image, request, scene, overlay)
         finally:
             overlay.close()
-    say(f"{end.evaluations} network evaluations in {end.seconds:.1f} s")
+    drawn.report(store_path)
     say("the picture shows source and synthesis side by side; the OME-Zarr opens in napari")
     print(image)
     print(store_path)

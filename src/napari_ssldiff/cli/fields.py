@@ -131,14 +131,15 @@ def draw_field(
         request = make_request(
             scene, region, bundle, sampler, field=own, grid="model", history=history
         )
-        store, end = render(request, bundle, scene, Meter())
+        drawn = render(request, bundle, scene, Meter())
+        store, computed = drawn.store, {**bundle.computed, **drawn.computed}
         try:
-            write_result(arguments.output, request, scene, store, arguments.format, bundle.computed)
+            write_result(arguments.output, request, scene, store, arguments.format, computed)
             if arguments.png:
                 synthetic_png(arguments.png, store.read(store.box)[..., :3])
         finally:
             store.close()
-    say(f"{end.evaluations} network evaluations in {end.seconds:.1f} s")
+    drawn.report(arguments.output)
     print(arguments.output)
     if arguments.png:
         print(arguments.png)

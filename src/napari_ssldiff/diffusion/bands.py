@@ -40,6 +40,20 @@ def canvas_bytes(task: CanvasTask, spec: ModelSpec) -> int:
     return 4 * (5 * spec.latent_channels + 1) * task.box.area
 
 
+def sampling_bytes(model: Denoiser, task: CanvasTask, preset: Preset) -> int:
+    """Bytes that :func:`~napari_ssldiff.diffusion.canvas.sample` holds on the model's device.
+
+    :func:`canvas_bytes`, and the conditions of all windows, which are projected once: often more
+    than the canvas itself.
+    """
+    one = model.null_condition(1)
+    each = one.context.nbytes + (0 if one.spatial is None else one.spatial.nbytes)
+    windows = 1.0
+    for side in task.box.shape:
+        windows *= side / preset.stride_of(model.spec) + 1
+    return canvas_bytes(task, model.spec) + round(each * windows)
+
+
 @dataclass(frozen=True)
 class BandStep:
     """What a network call has brought.

@@ -67,6 +67,13 @@ class NotFiniteError(ModelError):
         super().__init__("the network's answer is not finite, not even in fp32")
         self.row = row
 
+    def at(self, window: Box, step: int, steps: int) -> ModelError:
+        """The error with its place: a window in latents of the global lattice, a step from 0."""
+        return ModelError(
+            f"{self} (window at latent row {window.y}, column {window.x}, step {step + 1} of "
+            f"{steps}): lower the guidance, or install the model again"
+        )
+
 
 class Calls:
     """The networks of one model for one run.
@@ -190,11 +197,13 @@ class Calls:
         if size <= limit.size:
             last = not limit.can_halve(size)
             device = self.model.device
-            out = attempt(lambda: once(self.model), device, last=last and self._spare is None)
-            if out is not None:
-                return out
+            if not limit.lost:
+                out = attempt(lambda: once(self.model), device, last=last and self._spare is None)
+                if out is not None:
+                    return out
             if last:
                 assert self._spare is not None
+                limit.lost = True
                 return once(self._spare())
             limit.halve(size, what)
         parts = cover(box.shape, limit.size, limit.size - limit.size // 4)

@@ -18,11 +18,11 @@ from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.calls import Calls, NotFiniteError
 from napari_ssldiff.diffusion.calls import Counters as Counters
 from napari_ssldiff.diffusion.conditioning import Condition, concatenate
+from napari_ssldiff.diffusion.memory import Limit, in_parts
 from napari_ssldiff.diffusion.noise import place_noise
 from napari_ssldiff.diffusion.presets import Preset, window_weights
 from napari_ssldiff.diffusion.solvers import Solver
 from napari_ssldiff.diffusion.steer import Guide, steer
-from napari_ssldiff.errors import ModelError
 from napari_ssldiff.geometry import Box, plan_windows
 
 
@@ -261,19 +261,20 @@ class Sampling:
         # As many calls as the batch demands, of equal size: a call with one window left over
         # costs nearly as much as a whole one.
         calls = -(-len(windows) // self.batch)
-        size = -(-len(windows) // calls)
-        for first in range(0, len(windows), size):
-            batch = windows[first : first + size]
+        limit = Limit(-(-len(windows) // calls))
+
+        def call(part: slice) -> tuple[Sequence[Box], torch.Tensor]:
+            batch = windows[part]
             stacked = torch.stack(_views(x, batch, top))
-            condition = self._shown(conditions[first : first + size], batch)
+            condition = self._shown(conditions[part], batch)
             try:
                 made = guided(self.calls, stacked, t, level, condition, self._null, guidance)
             except NotFiniteError as error:
-                w = batch[error.row % len(batch)].shift(self.task.box.y, self.task.box.x)
-                raise ModelError(
-                    f"{error} (window at latent row {w.y}, column {w.x}, step {i + 1} of "
-                    f"{self.task.steps}): lower the guidance, or install the model again"
-                ) from None
+                window = batch[error.row % len(batch)].shift(self.task.box.y, self.task.box.x)
+                raise error.at(window, i, self.task.steps) from None
+            return batch, made
+
+        for batch, made in in_parts(len(windows), limit, self.device, "windows", call, None):
             for view, prediction in zip(_views(fused, batch, top), made, strict=True):
                 view.addcmul_(prediction, self.weight)
             yield self.calls.counters.evaluations

@@ -114,6 +114,7 @@ class Decoder:
         #: Windows still to be decoded, in latents.
         self.pending = list(windows)
         self._focus = focus
+        self._at: tuple[float, float] | None = None
         self._factor = model.spec.latent_factor
         #: As published, values leave [-1, 1] until windows are blended.
         self._published = preset.decode == "gaussian"
@@ -135,8 +136,8 @@ class Decoder:
         -------
         The boxes that it completes: their index in ``wanted`` and ``(3, h, w)`` in [-1, 1].
         """
-        if self._focus is not None:
-            self.pending = centre_out(self.pending, self._focus())
+        if self._focus is not None and (now := self._focus()) != self._at:
+            self.pending, self._at = centre_out(self.pending, now), now
         box = self.pending[0]
         part = latents[(slice(None), *box.shift(-top, 0).slices)]
         made = self._calls.decode(part, clamp=not self._published)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
-from napari_ssldiff.diffusion.calls import Calls
+from napari_ssldiff.diffusion.calls import Calls, NotFiniteError
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, guided
 from napari_ssldiff.diffusion.lattice import ByteCache, Key, Lattice
 from napari_ssldiff.diffusion.noise import place_noise
@@ -272,7 +272,12 @@ class LazyCanvas:
         for i in self.plan.steps(phase):
             level = self.plan.levels[i]
             scale = task.guidance_at(level)
-            x0 = guided(self._calls, x, solver.timesteps[i], level, condition, self._null, scale)
+            try:
+                x0 = guided(
+                    self._calls, x, solver.timesteps[i], level, condition, self._null, scale
+                )
+            except NotFiniteError as error:
+                raise error.at(boxes[error.row % len(boxes)], i, task.steps) from None
             if mask is not None and known is not None:
                 x0 = mask * x0 + (1 - mask) * known
             x = solver.step(i, x0, x, noise)

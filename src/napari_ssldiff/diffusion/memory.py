@@ -75,6 +75,8 @@ class Limit:
 
     def __init__(self, size: int, least: int = 1) -> None:
         self.size, self.least = size, least
+        #: Not even the least fits: it is not tried again.
+        self.lost = False
 
     def can_halve(self, size: int) -> bool:
         """Whether something of ``size`` that did not fit can be tried in smaller parts."""
@@ -110,17 +112,21 @@ def in_parts(
     while first < count:
         part = slice(first, min(first + limit.size, count))
         size = part.stop - first
-        out = attempt(
-            lambda part=part: call(part),  # type: ignore[misc]
-            device,
-            last=not limit.can_halve(size) and on_cpu is None,
-        )
+        out = None
+        if not limit.lost:
+            out = attempt(
+                lambda part=part: call(part),  # type: ignore[misc]
+                device,
+                last=not limit.can_halve(size) and on_cpu is None,
+            )
         if out is None:
             if limit.can_halve(size):
                 limit.halve(size, what)
                 continue
             assert on_cpu is not None
-            _logger.warning("out of memory in %s of %d: on the CPU instead", what, size)
+            if not limit.lost:
+                _logger.warning("out of memory in %s of %d: on the CPU instead", what, size)
+                limit.lost = True
             out = on_cpu(part)
         yield out
         first = part.stop

@@ -66,6 +66,19 @@ class Preset:
         """Whether a model's student does the work."""
         return self.student is not None and spec.student is not None
 
+    def strength_at(self, spec: ModelSpec, t: int) -> float:
+        """The strength at which a run begins at a training timestep, to the nearest step.
+
+        Raises
+        ------
+        ValueError
+            If the model's schedule has no such timestep.
+        """
+        count = int(spec.schedule["num_train_timesteps"])
+        if not 0 <= t < count:
+            raise ValueError(f"timesteps are 0 to {count - 1}, got {t}")
+        return self.solver.strength_at(spec.schedule, t)
+
     def make_solver(self, spec: ModelSpec, steps: int, strength: float) -> Solver:
         """A fresh solver for one run; ``strength`` in (0, 1]."""
         if self.student is not None and spec.student is not None:

@@ -82,7 +82,13 @@ def _first_of(steps: int, strength: float) -> int:
 
 
 class _DPMSolver:
-    """DPM-Solver++ (Lu et al. 2022) by diffusers."""
+    """DPM-Solver++ (Lu et al. 2022) by diffusers. A strength is a share of the log-SNR's range."""
+
+    @staticmethod
+    def strength_at(schedule: Mapping[str, Any], t: int) -> float:
+        """The strength at which a run begins at timestep ``t``."""
+        levels = half_log_snr(schedule)
+        return float((levels[0] - levels[t]) / (levels[0] - levels[-1]))
 
     timesteps: list[int]
     begin: int
@@ -168,7 +174,7 @@ class PaperDDIM:
     From the fused x0 and eps = (x - sqrt(a)·x0) / sqrt(1-a):
     x' = sqrt(a')·x0 + sqrt(1 - a' - s²)·eps + s·noise, s² = beta_t·(1-a')/(1-a), 0 at the end.
     beta_t is the single-step beta although steps are strided, so the noise is far below DDIM's
-    eta = 1.
+    eta = 1. A strength is a share of the timesteps.
 
     Parameters
     ----------
@@ -184,6 +190,11 @@ class PaperDDIM:
         self.begin = _first_of(steps, strength)
         self._places = phase_starts(len(self._beta), steps)
         self.timesteps = [place + offset for place in self._places]
+
+    @staticmethod
+    def strength_at(schedule: Mapping[str, Any], t: int) -> float:
+        """The strength at which a run begins at timestep ``t``."""
+        return (t + 1) / int(schedule["num_train_timesteps"])
 
     def level(self, i: int) -> tuple[float, float]:
         a = float(self._alpha_bar[self._places[i]])

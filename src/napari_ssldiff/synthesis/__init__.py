@@ -9,7 +9,7 @@ from napari_ssldiff.synthesis.events import Event, Finished, Preview, Progress, 
 from napari_ssldiff.synthesis.request import Sampler, Source, SynthesisRequest
 
 if TYPE_CHECKING:
-    from napari_ssldiff.synthesis.prepare import embed_region, make_request
+    from napari_ssldiff.synthesis.prepare import embed_region, make_request, refining
     from napari_ssldiff.synthesis.run import synthesize
 
 __all__ = [
@@ -25,12 +25,13 @@ __all__ = [
     "TileDone",
     "embed_region",
     "make_request",
+    "refining",
     "synthesize",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("embed_region", "make_request"):
+    if name in ("embed_region", "make_request", "refining"):
         from napari_ssldiff.synthesis import prepare
 
         return getattr(prepare, name)

@@ -50,6 +50,7 @@ class CancelToken:
 
     def hold(self, abandoned: Callable[[], bool] = lambda: False) -> None:
         """Wait as long as the work is paused and not ``abandoned``; raise if asked to stop."""
-        while not self._go.wait(_LOOK) and not abandoned():
+        # A pause may come in between the two halves of a cancel, so that nothing sets it going.
+        while not (self._go.wait(_LOOK) or abandoned() or self.cancelled):
             pass
         self.raise_if_cancelled()

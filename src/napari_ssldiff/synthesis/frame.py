@@ -14,6 +14,9 @@ from napari_ssldiff.geometry import Box, Region
 
 Scale = tuple[float, float]
 
+#: Rows of a canvas in which distances are measured at once.
+STRIP = 1024
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -80,12 +83,21 @@ def inside_on_canvas(frame: Frame, beyond: float = 0) -> NDArray[np.bool_]:
     beyond
         Model pixels by which it is grown further.
     """
-    inverse = 1 / frame.scale[0], 1 / frame.scale[1]
-    inside = frame.region.mask(frame.canvas, inverse)
+    inverse, canvas = (1 / frame.scale[0], 1 / frame.scale[1]), frame.canvas
     reach = frame.grow * min(frame.model_per_output) + beyond
-    if reach and inside.any():
-        inside = distance_transform_edt(~inside) <= reach
-    return inside
+    if not reach:
+        return frame.region.mask(canvas, inverse)
+    out, halo = np.zeros(canvas.shape, bool), math.ceil(reach)
+    # In strips: distances take sixteen times the memory of what is asked for.
+    for y in range(0, canvas.h, STRIP):
+        strip = Box(canvas.y + y, canvas.x, min(STRIP, canvas.h - y), canvas.w)
+        top, bottom = max(strip.y - halo, canvas.y), min(strip.y1 + halo, canvas.y1)
+        around = Box(top, canvas.x, bottom - top, canvas.w)
+        inside = frame.region.mask(around, inverse)
+        if inside.any():
+            near = distance_transform_edt(~inside) <= reach
+            out[y : y + strip.h] = near[strip.y - top : strip.y1 - top]
+    return out
 
 
 def held_on_canvas(frame: Frame, held: Box) -> NDArray[np.bool_]:

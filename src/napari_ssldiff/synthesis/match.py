@@ -26,6 +26,27 @@ class Correction:
         return pixels * self.scale + self.shift
 
 
+def enough(ring: torch.Tensor) -> None:
+    """Refuse a ring that is too small to compare.
+
+    Parameters
+    ----------
+    ring
+        ``(h, w)`` bool.
+
+    Raises
+    ------
+    InputError
+        If fewer than :data:`ENOUGH` latents are in it.
+    """
+    count = int(ring.sum())
+    if count < ENOUGH:
+        raise InputError(
+            f"only {count} latents of the image lie around the region, too few to match colours: "
+            "give a wider match, or a region away from the edge"
+        )
+
+
 def correction(made: torch.Tensor, real: torch.Tensor, ring: torch.Tensor) -> Correction:
     """What gives the synthetic ring the mean and, within bounds, the contrast of the real one.
 
@@ -42,14 +63,9 @@ def correction(made: torch.Tensor, real: torch.Tensor, ring: torch.Tensor) -> Co
     Raises
     ------
     InputError
-        If the ring is too small to compare.
+        As by :func:`enough`.
     """
-    count = int(ring.sum())
-    if count < ENOUGH:
-        raise InputError(
-            f"only {count} latents of the image lie around the region, too few to match colours: "
-            "give a wider match, or a region away from the edge"
-        )
+    enough(ring)
     a, b = made[:, ring].double(), real[:, ring].double()
     scale = (b.std(1) / a.std(1).clamp_min(1e-6)).clamp(*CONTRAST)
     shift = b.mean(1) - scale * a.mean(1)

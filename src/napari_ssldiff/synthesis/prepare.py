@@ -268,6 +268,24 @@ def resolve(sampler: Sampler, bundle: ModelBundle) -> Sampler:
     )
 
 
+def refining(sampler: Sampler, bundle: ModelBundle, timestep: int = 300) -> Sampler:
+    """The sampler, drawing its source anew from a training timestep on.
+
+    At 300 what a picture shows stays, and seams and flaws go: the pass that ZoomLDM puts behind
+    large images (Yellapragada et al., CVPR 2025).
+
+    Raises
+    ------
+    InputError
+        If the model's schedule has no such timestep.
+    """
+    try:
+        strength = PRESETS[sampler.preset].strength_at(bundle.spec, timestep)
+    except ValueError as error:
+        raise InputError(f"cannot refine from there: {error}") from None
+    return replace(sampler, strength=strength)
+
+
 def make_request(
     scene: Scene,
     region: Region,

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from napari_ssldiff.diffusion.bands import canvas_bytes, sample_bands
+from napari_ssldiff.diffusion.bands import sample_bands, sampling_bytes
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan
 from napari_ssldiff.diffusion.decode import Decoder, encode_parts
 from napari_ssldiff.diffusion.lazy import LazyCanvas, LazyPlan, tiles_of
+from napari_ssldiff.diffusion.memory import release
 from napari_ssldiff.diffusion.presets import PRESETS, Preset
 from napari_ssldiff.diffusion.steer import Guide
 from napari_ssldiff.embeddings.extract import read_grid
-from napari_ssldiff.errors import InputError, ModelError
+from napari_ssldiff.errors import Cancelled, InputError, ModelError
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.scenes import Scene
@@ -24,7 +25,7 @@ from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.cell_masks import encode_cells, refuse_unless_heard
 from napari_ssldiff.synthesis.events import Event, Finished, Progress, Started
 from napari_ssldiff.synthesis.frame import Frame, denoise_mask, held_on_canvas, inside_on_canvas
-from napari_ssldiff.synthesis.match import correction
+from napari_ssldiff.synthesis.match import correction, enough
 from napari_ssldiff.synthesis.prepare import frame_of, resolve
 from napari_ssldiff.synthesis.request import SynthesisRequest
 from napari_ssldiff.synthesis.stream import in_thread, sample_in_thread
@@ -180,7 +181,7 @@ def synthesize(
     check()
     task = _task(request, bundle, frame, scene)
     total = _evaluations(task, preset, bundle, frame)
-    large = total > 0 and canvas_bytes(task, bundle.spec) > budget
+    large = sampling_bytes(bundle.denoiser, task, preset) > budget
     wholly = "match" if request.match else "guide" if request.guide else ""
     if request.cells and preset.phases is not None:
         raise InputError(
@@ -212,8 +213,13 @@ def synthesize(
         way = run.from_the_top(budget)
     else:
         way = run.whole(_compared(scene, frame, bundle, request, known))
-    with closing(way) as events:
-        yield from events
+    try:
+        with closing(way) as events:
+            yield from events
+    except (Cancelled, GeneratorExit):
+        if bundle.denoiser.device.type != "cpu":
+            release(bundle.denoiser.device)
+        raise
     yield Finished(
         time.perf_counter() - started,
         counters.evaluations,
@@ -364,8 +370,9 @@ def _compared(
     f, canvas = bundle.spec.latent_factor, frame.canvas
     ring = inside_on_canvas(frame, request.match) & ~inside_on_canvas(frame)
     ring &= held_on_canvas(frame, scene.held)
-    whole = ring.reshape(canvas.h // f, f, canvas.w // f, f).all(axis=(1, 3))
-    return known, torch.from_numpy(whole)
+    whole = torch.from_numpy(ring.reshape(canvas.h // f, f, canvas.w // f, f).all(axis=(1, 3)))
+    enough(whole)  # before hours of work, not behind them
+    return known, whole
 
 
 def _evaluations(task: CanvasTask, preset: Preset, bundle: ModelBundle, frame: Frame) -> int:

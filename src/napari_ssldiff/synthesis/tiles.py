@@ -65,9 +65,12 @@ class Tiles:
 
     def outwards(self, focus: Callable[[], tuple[float, float]]) -> Iterator[int]:
         """All tiles, each time the one nearest to where ``focus`` lies by then."""
-        left = {box: n for n, box in enumerate(self.boxes)}
+        left, order, at = {box: n for n, box in enumerate(self.boxes)}, list[Box](), None
         while left:
-            yield left.pop(centre_out(left, focus())[0])
+            # Sorted anew only where the focus has moved: there may be many thousands.
+            if (now := focus()) != at:
+                order, at = centre_out(left, now)[::-1], now
+            yield left.pop(order.pop())
 
     def finish(self, n: int, pixels: torch.Tensor) -> TileDone:
         """Tile ``n`` from the ``(3, h, w)`` pixels in [-1, 1] that it needs."""

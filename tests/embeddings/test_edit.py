@@ -152,7 +152,7 @@ def test_jitter_has_the_mean_cosine_of_its_concentration(d: int, kappa: float) -
     for wrong in (0, -1, 1.1e12, 1e17, np.inf, np.nan):
         with pytest.raises(InputError, match="above 0 and at most 1e"):
             e.jitter(field, wrong, 1)
-    assert cosines(e.jitter(field, e.TIGHTEST, 1), field).min() > 1 - 1e-6
+    assert cosines(e.jitter(field, 1e12, 1), field).min() > 1 - 1e-6
 
 
 def test_seeds_and_sizes_out_of_range_are_refused() -> None:

@@ -17,14 +17,13 @@ from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
 from napari_ssldiff.embeddings.field import EmbeddingField, Vectors, normalise, slerp
 from napari_ssldiff.embeddings.line import along
+from napari_ssldiff.embeddings.scatter import TIGHTEST, drawn_around
 from napari_ssldiff.errors import InputError
 
 #: Cells that :func:`transfer` matches at once.
 MATCHED = 1024
 #: Largest radius of :func:`smooth`, in cells: beyond it a field of any size is its mean.
 WIDEST = 1000
-#: Largest concentration of :func:`jitter`: cells move by less than float32 can tell.
-TIGHTEST = 1e12
 
 
 def _weights(field: EmbeddingField, mask: ArrayLike | None) -> NDArray[np.float32]:
@@ -363,37 +362,16 @@ def jitter(
             f"a concentration is above 0 and at most {TIGHTEST:g}, got {concentration}: leave the "
             "field as it is to stay closer"
         )
-    rng, d = _random(seed), field.width
-    v = field.vectors.reshape(-1, d).astype(np.float64)
-    w = _vmf_cosines(rng, concentration, d, len(v))[:, None]
-    noise = rng.normal(size=v.shape)
-    noise -= (noise * v).sum(1, keepdims=True) * v
-    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    drawn = (w * v + np.sqrt(np.maximum(0, 1 - w * w)) * noise).astype(np.float32)
-    return _towards(field, normalise(drawn).reshape(field.vectors.shape), _weights(field, mask))
+    if field.width < 2:
+        raise InputError("vectors of one number cannot be jittered")
+    drawn = drawn_around(field.vectors, concentration, _random(seed))
+    return _towards(field, normalise(drawn), _weights(field, mask))
 
 
 def _random(seed: int) -> np.random.Generator:
     if not 0 <= seed < 2**63:
         raise InputError(f"the seed must be between 0 and 2**63 - 1, got {seed}")
     return np.random.default_rng(seed)
-
-
-def _vmf_cosines(rng: np.random.Generator, kappa: float, d: int, count: int) -> NDArray[np.float64]:
-    """``(count,)`` cosines to the mean direction (Wood 1994, rejection from a beta envelope)."""
-    if d < 2:
-        raise InputError("vectors of one number cannot be jittered")
-    b = (d - 1) / (2 * kappa + np.sqrt(4 * kappa**2 + (d - 1) ** 2))
-    x = (1 - b) / (1 + b)
-    c = kappa * x + (d - 1) * np.log(1 - x * x)
-    out = np.empty(0)
-    while len(out) < count:
-        z = rng.beta((d - 1) / 2, (d - 1) / 2, count)
-        w = (1 - (1 + b) * z) / (1 - (1 - b) * z)
-        u = rng.random(count)
-        kept = kappa * w + (d - 1) * np.log(1 - x * w) - c >= np.log(u)
-        out = np.concatenate([out, w[kept]])
-    return out[:count]
 
 
 def harmonise(field: EmbeddingField, inside: ArrayLike, width: float) -> EmbeddingField:

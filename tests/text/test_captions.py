@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.data import immunohistochemistry
 
-from napari_ssldiff.text.captions import STATEMENTS, Captions, vocabulary, words_of
+from napari_ssldiff.text.captions import STATEMENTS, Captions, heard, vocabulary, words_of
 from napari_ssldiff.text.facts import fact_map, fact_names, facts_of
 
 RNG = np.random.default_rng(0)
@@ -25,6 +25,12 @@ def test_captions_hold_words_of_the_vocabulary_only(captions: Captions) -> None:
         labels = ["", "Viable", "Non-Tumor"]
         text = captions.caption(facts, str(rng.choice(labels)), rng)
         assert set(words_of(text)) <= known, text
+
+
+def test_words_of_a_domain_are_counted_without_those_of_every_domain() -> None:
+    text = "A forest with trees, and the trees are foo"
+    assert heard("remote sensing", text) == 2
+    assert heard("histology", text) == heard("radio astronomy", text) == 0
 
 
 def test_what_is_said_is_true() -> None:

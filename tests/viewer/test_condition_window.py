@@ -17,7 +17,14 @@ def test_a_class_the_regions_and_numbers_are_chosen_and_synthesised(
     make_napari_viewer: Callable[..., Any], qtbot: Any, backend: Any, add_slide: Callable[..., Any]
 ) -> None:
     from qtpy.QtCore import Qt
-    from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QPushButton, QWidget
+    from qtpy.QtWidgets import (
+        QComboBox,
+        QDoubleSpinBox,
+        QLabel,
+        QLineEdit,
+        QPushButton,
+        QWidget,
+    )
 
     from napari_ssldiff.geometry import Box, Region
     from napari_ssldiff.viewer import SSLDiffusionWidget
@@ -47,6 +54,11 @@ def test_a_class_the_regions_and_numbers_are_chosen_and_synthesised(
         for _ in range(kind.findData(data)):
             qtbot.keyClick(kind, Qt.Key.Key_Down)
         assert kind.currentData() == data
+
+    fade = shown("words_feather", QDoubleSpinBox)
+    assert session.wording.feather == fade.value() == 1
+    qtbot.keyClick(fade, Qt.Key.Key_Up)
+    assert session.wording.feather == 1.5
 
     def synthesise() -> Any:
         before = len(backend.prompts)

@@ -19,8 +19,10 @@ from napari_ssldiff.embeddings.colours import Placed
 from napari_ssldiff.embeddings.index import Index, image_of
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.scenes.scene import PixelSize
 from napari_ssldiff.viewer import field_editor
 from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed
+from napari_ssldiff.viewer.field_renders import cell_of
 from napari_ssldiff.viewer.lookup import Elsewhere
 from napari_ssldiff.viewer.messages import (
     JobCancelled,
@@ -89,6 +91,19 @@ def test_a_region_opens_as_a_map_with_a_brush_in_its_place(
     end = np.array(source.data_to_world((REGION.y1 - 0.5, REGION.x1 - 0.5)))
     np.testing.assert_allclose(layer(bench, "· brush").data_to_world((3.5, 5.5)), end)
     assert "2 kinds" in bench.session.status.text.lower()
+
+
+def test_a_cell_is_as_wide_for_the_model_as_the_scene_says(
+    bench: Workbench, editor: FieldEditor
+) -> None:
+    opened = editor.opened
+    assert opened is not None
+    coarse = replace(opened, field=replace(opened.field, resolution=2.0))
+    assert cell_of(opened) == 16
+    assert cell_of(coarse) == 4  # 16 px of 0.5 µm
+    # A scene without a unit is taken to be at the model's resolution, whatever that is.
+    scene = SimpleNamespace(encoder_pixel_size=PixelSize(1, 1, "pixel"))
+    assert cell_of(replace(coarse, scene=scene)) == 16
 
 
 def test_a_stroke_is_drafted_where_it_touches_and_nowhere_else(

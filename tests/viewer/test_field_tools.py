@@ -131,6 +131,21 @@ def test_while_the_slider_moves_only_the_last_value_is_made(
     assert not bench.worker.busy
 
 
+def test_a_region_is_not_mixed_into_embeddings_that_were_opened_meanwhile(
+    bench: Workbench, editor: FieldEditor, post: Any
+) -> None:
+    bench.regions.add(Region.from_box(Box(200, 300, 32, 48)), "rectangle")
+    bench.regions.select({1})
+    assert editor.open(4)
+    assert editor.tools.mix()  # the first region is still the one that is open
+    for _ in range(2):
+        post.until(JobDone, bench.handle)
+    assert editor.kept.shape == (2, 3)
+    assert not editor.painted.any()
+    assert len(editor.kinds) == 2
+    assert editor.current == editor.kept
+
+
 def test_a_second_region_must_be_there(bench: Workbench, editor: FieldEditor) -> None:
     assert not editor.tools.mix()
     assert "draw a second region" in bench.session.status.text.lower()

@@ -12,12 +12,20 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.text.conditions import ClassLabel, Text
+from napari_ssldiff.viewer.backend import EngineBackend
 from napari_ssldiff.viewer.messages import JobDone
 from napari_ssldiff.viewer.session import Wording
 from napari_ssldiff.viewer.wording import references
 from napari_ssldiff.viewer.workbench import Workbench
 
 A, B = Region.from_box(Box(20, 30, 60, 80)), Region.from_box(Box(100, 30, 60, 80))
+
+
+class Bundled(EngineBackend):
+    """The cards that are bundled, and no device to look for."""
+
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu",)
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def bench(post: Any, backend: Any, add_slide: Callable[..., Any]) -> Iterator[Wo
 def test_every_region_is_filled_by_its_own_prompt_or_else_the_roots(
     bench: Workbench, backend: Any, post: Any
 ) -> None:
-    bench.session.wording = Wording("dense nuclei", negative="fat", guidance=2.5)
+    bench.session.wording = Wording("dense nuclei", negative="fat", guidance=2.5, feather=3.5)
     bench.regions.add(A, "rectangle")
     bench.regions.set_prompt("pink stroma")
     bench.regions.add(B, "rectangle")
@@ -43,6 +51,7 @@ def test_every_region_is_filled_by_its_own_prompt_or_else_the_roots(
     assert [p.text for p in backend.prompts] == ["pink stroma", "dense nuclei"]
     assert {p.negative for p in backend.prompts} == {"fat"}
     assert {p.guidance for p in backend.prompts} == {2.5}
+    assert {p.feather for p in backend.prompts} == {3.5}
     assert not any(p.regions for p in backend.prompts)
     assert "synthesised" in bench.session.status.text
     assert "It does not know 'treez'." in bench.session.status.text
@@ -63,6 +72,22 @@ def test_a_scene_is_filled_as_one_with_the_regions_prompts_inside(
     assert backend.requests[-1].region.bounds == bench.scene.box  # type: ignore[union-attr]
 
 
+def test_a_shape_that_is_no_region_does_not_lose_its_prompt_unsaid(
+    bench: Workbench, backend: Any
+) -> None:
+    bench.session.wording = Wording("dense nuclei")
+    bench.regions.add(A, "rectangle")
+    layer = bench.regions.ensure()
+    layer.add([[0, 0], [50, 50]], shape_type="line")
+    bench.regions.select({1})
+    bench.regions.set_prompt("pink stroma")
+    assert not bench.synthesise("scene")
+    assert "Region 2 cannot show 'pink stroma': Line · " in bench.session.status.text
+    assert "delete it" in bench.session.status.text
+    bench.regions.set_prompt("")  # says nothing, so nothing is lost
+    assert bench.synthesise("scene")
+
+
 def test_a_new_canvas_needs_no_slide(bench: Workbench, backend: Any, post: Any) -> None:
     bench.session.model_id = "demo-naip"
     bench.session.wording = Wording("many trees")
@@ -77,6 +102,30 @@ def test_a_new_canvas_needs_no_slide(bench: Workbench, backend: Any, post: Any) 
     assert bench.synthesise("canvas", Length(64), Length(64))
     assert bench.source is not first
     post.until(JobDone, bench.handle)
+
+
+def test_without_any_scene_a_canvas_takes_the_model_that_knows_the_words(
+    post: Any, backend: Any
+) -> None:
+    for prompt, model in (
+        ("a forest with dense trees and foo", "demo-naip"),
+        ("dense nuclei", "demo-histology"),
+        ("qwrtz", "demo-histology"),
+    ):
+        bench = Workbench(ViewerModel(), post.deliver, Bundled())
+        bench.session.wording = Wording(prompt)
+        bench.choice.suit(bench.session.wording)
+        assert bench.session.model_id == model
+        # What the user has chosen stays.
+        bench.choice.suit(Wording("dense nuclei"))
+        assert bench.session.model_id == model
+        bench.close()
+    bench = Workbench(ViewerModel(), post.deliver, backend)
+    bench.session.wording = Wording("dense nuclei")
+    assert bench.synthesise("canvas", Length(64), Length(64)), bench.session.status.text
+    post.until(JobDone, bench.handle)
+    assert backend.loads == [("demo-histology", "auto")]
+    bench.close()
 
 
 @pytest.mark.parametrize("size", [Length(0), Length(1e6), Length(10, "meter")])

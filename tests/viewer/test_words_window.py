@@ -26,7 +26,8 @@ def test_typed_words_become_a_picture_on_a_canvas_of_their_own(
     viewer.window.add_dock_widget(widget, name="SSL Diffusion")
     assert viewer.window._qt_window is not None
     session = widget.bench.session
-    session.model_id, session.device = "demo-naip", "cpu"
+    assert session.model_id == ""  # without an image nothing says which
+    session.device = "cpu"
     widget.parameters.preset.value = "draft"
 
     def line(name: str) -> Any:
@@ -44,6 +45,7 @@ def test_typed_words_become_a_picture_on_a_canvas_of_their_own(
     qtbot.mouseClick(widget.findChild(QPushButton, "synthesise"), Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not session.busy, timeout=120_000)
     assert session.status.severity == "success", session.status.text
+    assert session.model_id == "demo-naip"
     assert "'foo'" in session.status.text
     canvas = next(layer for layer in viewer.layers if layer.name.startswith("Canvas"))
     overlay = next(layer for layer in viewer.layers if "overlay_of" in str(layer.metadata))

@@ -139,7 +139,7 @@ def choose(condition: Condition) -> ModelCard:
     from napari_ssldiff.models import choose_model, list_models
     from napari_ssldiff.models.load import encoder_spec
     from napari_ssldiff.models.priors import list_priors
-    from napari_ssldiff.text.captions import GLUE, classes, vocabulary, words_of
+    from napari_ssldiff.text.captions import classes, heard
     from napari_ssldiff.text.conditions import ClassLabel, Numbers, Pictures
 
     priors = {p.encoder: p for p in reversed(list_priors()) if p.kind == condition.needs}
@@ -160,8 +160,8 @@ def choose(condition: Condition) -> ModelCard:
         name = condition.name.casefold()
         known = [{k.casefold() for k in classes(c.domain)} for c, _ in fitting]
         return max(zip(known, fitting, strict=True), key=lambda pair: name in pair[0])[1][0]
-    words = set(words_of(condition.prompt)) - GLUE
-    return max(fitting, key=lambda pair: len(words & vocabulary(pair[0].domain)))[0]
+    text = condition.prompt
+    return max(fitting, key=lambda pair: heard(pair[0].domain, text))[0]
 
 
 def _columns(prior: PriorCard) -> set[str]:

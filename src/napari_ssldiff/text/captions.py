@@ -275,6 +275,11 @@ def vocabulary(domain: str) -> frozenset[str]:
     return frozenset(found) | GLUE
 
 
+def heard(domain: str, text: str) -> int:
+    """How many words of a text captions of a domain can contain, those of every domain aside."""
+    return len((set(words_of(text)) - GLUE) & vocabulary(domain))
+
+
 def classes(domain: str) -> dict[str, tuple[str, ...]]:
     """The classes that captions of a domain know, each with every sentence that says no more.
 

@@ -9,9 +9,11 @@ from psygnal import Signal
 
 from napari_ssldiff.errors import InputError, SSLDiffError
 from napari_ssldiff.scenes.scene import Scene
+from napari_ssldiff.text.captions import heard
+from napari_ssldiff.text.conditions import Pictures
 from napari_ssldiff.viewer.backend import Backend, Card
 from napari_ssldiff.viewer.magnification import families, family_of, looked_at, looks
-from napari_ssldiff.viewer.session import Session, Status
+from napari_ssldiff.viewer.session import Session, Status, Wording
 from napari_ssldiff.viewer.view import camera_of
 
 if TYPE_CHECKING:
@@ -81,6 +83,18 @@ class ModelChoice:
         found = self.card(model_id) or families(self.cards).get(model_id)
         self._session.model_id = "" if found is None else found.id
         self.look()
+
+    def suit(self, wording: Wording) -> None:
+        """Choose a model for what is asked for, where neither a scene nor the user has chosen one:
+        of those that take words the one whose captions know most of them, or else the first.
+        """
+        if self.card(self._session.model_id) is not None or not self.cards:
+            return
+        if isinstance(wording.condition, Pictures) and wording.condition.references:
+            return self.take(self._backend.choose(wording.condition.references[0].scene).id)
+        worded = [card for card in self.cards if self._backend.choices(card.id).words]
+        text = wording.prompt if wording.condition is None else ""
+        self.take(max(worded or self.cards, key=lambda card: heard(card.domain, text)).id)
 
     def fix(self, variant: str) -> None:
         """Choose a magnification for good; nothing for the one that suits the view."""

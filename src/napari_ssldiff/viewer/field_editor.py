@@ -295,7 +295,7 @@ class FieldEditor:
         if isinstance(message, FieldOpened):
             self._take(message.opened)
         elif isinstance(message, KindFound):
-            self.tools.take(message.kind)
+            self.tools.take(message.kind, message.of)
         elif isinstance(message, NearFound):
             if self.opened is not None and self.index is not None:
                 self.found_elsewhere.emit(message.found)

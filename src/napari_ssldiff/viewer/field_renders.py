@@ -123,4 +123,6 @@ class Renders:
 def cell_of(opened: OpenedField) -> float:
     """Edge of a cell in pixels of the model."""
     field, size = opened.field, opened.scene.encoder_pixel_size
+    if size.unit == "pixel":  # such a scene is taken to be at the model's resolution
+        return float(round(field.cell[0]))
     return float(round(field.cell[0] * size.y / field.resolution))

@@ -152,11 +152,20 @@ class FieldTools:
         if self._points is not None and self._editor.painted.any():
             self.lead(self._points)
 
-    def take(self, kind: Kind) -> None:
-        """A kind that the worker has made: to be painted, or laid at once where it has a goal."""
+    def take(self, kind: Kind, of: str = "") -> None:
+        """A kind that the worker has made: to be painted, or laid at once where it has a goal.
+
+        Parameters
+        ----------
+        of
+            Digest of the opened field that it was made for; ``""``: it is one of every field.
+        """
         editor = self._editor
         if editor.opened is None or kind.encoder != editor.opened.field.encoder:
             return  # another field was opened meanwhile
+        if of and of != editor.opened.field.digest:
+            # Of another shape perhaps, and nobody asked for it here.
+            return self.say(f"{kind.name} is not mixed in: other embeddings were opened meanwhile")
         index = editor.put(replace(kind, name=named(kind.name, editor.kinds)))
         editor.choose(index)
         if kind.goal is not None:

@@ -121,6 +121,6 @@ class RegionJob:
             "mix",
             {"scene": self.scene.path, "region": self.region.to_list(), "field": made.digest},
         )
-        post(KindFound(self.id, kind))
+        post(KindFound(self.id, kind, self.opened.digest))
         rows, columns = made.shape
         return f"Mixing with region {self.number}, {rows} × {columns} cells: move the amount."

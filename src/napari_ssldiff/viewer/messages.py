@@ -115,10 +115,12 @@ class FieldOpened:
 @dataclass(frozen=True)
 class KindFound:
     """Words or a region have become a kind of cell; ``kind`` is a
-    :class:`~napari_ssldiff.viewer.kinds.Kind`."""
+    :class:`~napari_ssldiff.viewer.kinds.Kind`, ``of`` the digest of the field that it was made for;
+    nothing where it is one of every field."""
 
     job: int
     kind: Any
+    of: str = ""
 
 
 @dataclass(frozen=True)

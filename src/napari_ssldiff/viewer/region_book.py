@@ -144,7 +144,7 @@ class RegionBook:
                 region = region_of_shape(points, str(kind), scene.box)
                 rows.append(Row(i, describe(region, str(kind)), region, prompts[i]))
             except InputError as error:
-                rows.append(Row(i, f"{str(kind).capitalize()} · {error}", None))
+                rows.append(Row(i, f"{str(kind).capitalize()} · {error}", None, prompts[i]))
         return rows
 
     def foreign(self) -> list[Shapes]:

@@ -67,12 +67,13 @@ class Parameters:
 class Wording:
     """What is to be seen, as in :class:`napari_ssldiff.synthesis.imagine.Prompt`.
 
-    ``condition`` takes the place of the prompt.
+    ``condition`` takes the place of the prompt; ``feather`` is in cells.
     """
 
     prompt: str = ""
     negative: str = ""
     guidance: float | None = None
+    feather: float = 1.0
     condition: Condition | None = None
 
 

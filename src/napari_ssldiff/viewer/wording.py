@@ -79,7 +79,7 @@ def prompt_of(session: Session, text: str = "", parts: Sequence[RegionPrompt] = 
         raise InputError("the prompt is empty: describe what the image shall show")
     return Prompt(
         text, words.negative, tuple(parts), seed=session.parameters.seed, guidance=words.guidance,
-        condition=condition,
+        feather=words.feather, condition=condition,
     )  # fmt: skip
 
 
@@ -94,11 +94,19 @@ def prompts_for(
     Raises
     ------
     InputError
-        If there is no prompt, or no region where regions are to be filled.
+        If there is no prompt, no region where regions are to be filled, or a shape with a prompt
+        is no region.
     """
-    own = [(row.region, row.prompt) for row in regions.rows() if row.region is not None]
+    rows = regions.rows()
+    own = [(row.region, row.prompt) for row in rows if row.region is not None]
     if target == "regions":
         by_region = {region.vertices: text for region, text in own}
         return [(r, prompt_of(session, by_region[r.vertices])) for r in regions.chosen()]
+    for row in rows:
+        if row.region is None and row.prompt:
+            raise InputError(
+                f"region {row.index + 1} cannot show {row.prompt!r}: {row.text}; draw it again, or "
+                "delete it"
+            )
     parts = [RegionPrompt(region, text) for region, text in own if text]
     return [(Region.from_box(scene.box), prompt_of(session, parts=parts))]

@@ -169,6 +169,7 @@ class Workbench:
         if target == "canvas":
             if self.session.guide.of == "source":
                 raise InputError("a new canvas is empty: it has no coarse picture to keep")
+            self.choice.suit(self.session.wording)
             model, variant = self.choice.taken, self.session.variant
             self.viewer.add_layer(layer := new_canvas(model, width, height))
             self.choose_source(layer)

@@ -17,6 +17,7 @@ from napari_ssldiff.errors import InputError, SSLDiffError
 from napari_ssldiff.scenes.lengths import parse_length
 from napari_ssldiff.viewer.panels.condition import ConditionBox
 from napari_ssldiff.viewer.panels.layout import button, form, group, row
+from napari_ssldiff.viewer.session import Wording
 from napari_ssldiff.viewer.workbench import Workbench
 
 _TARGETS = (
@@ -44,6 +45,14 @@ class PromptPanel(QWidget):
         self.guidance.setSingleStep(0.5)
         self.guidance.setSpecialValueText("the prior's")  # what 0 is shown as
         self.guidance.setToolTip("How strictly the embeddings follow what is asked for (1: off)")
+        self.feather = QDoubleSpinBox()
+        self.feather.setObjectName("words_feather")
+        self.feather.setRange(0, 1000)
+        self.feather.setDecimals(1)
+        self.feather.setSingleStep(0.5)
+        self.feather.setValue(Wording().feather)
+        self.feather.setSuffix(" cells")
+        self.feather.setToolTip("Cells over which the prompt of a region fades into the one around")
         self.target = QComboBox()
         self.target.setObjectName("words_target")
         for i, (text, value, tip) in enumerate(_TARGETS):
@@ -63,6 +72,7 @@ class PromptPanel(QWidget):
         row(rows, "Show", self.condition)
         row(rows, "Avoid", self.negative)
         row(rows, "Guidance", self.guidance)
+        row(rows, "Fade", self.feather)
         row(rows, "Where", self.target)
         row(rows, "Size", self.size)
         inside.addLayout(rows)
@@ -76,6 +86,7 @@ class PromptPanel(QWidget):
         self.condition.changed.connect(self.write)
         self.negative.textChanged.connect(self.write)
         self.guidance.valueChanged.connect(self.write)
+        self.feather.valueChanged.connect(self.write)
         self.prompt.returnPressed.connect(self._go)
         self.target.currentIndexChanged.connect(self._on_target)
         self._on_target()
@@ -105,6 +116,7 @@ class PromptPanel(QWidget):
             prompt=self.prompt.text(),
             negative="" if numbers else self.negative.text(),
             guidance=self.guidance.value() or None,
+            feather=self.feather.value(),
             condition=condition,
         )
 

@@ -1,7 +1,8 @@
 """Fields without bounds: embeddings at any place, from something finite.
 
 They are what :class:`~napari_ssldiff.embeddings.field.EmbeddingField` is to a region: ``sample``
-gives unit vectors at any points. None of them holds more than what it was made from.
+gives unit vectors at any points. None of them holds more than what it was made from, and what a
+budget of bytes allows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from napari_ssldiff.embeddings.control_points import ControlPoints
 from napari_ssldiff.embeddings.field import EmbeddingField, Vectors, normalise
 from napari_ssldiff.errors import InputError
 
@@ -42,13 +44,19 @@ class Places(Protocol):
         """float32 unit vectors at points that broadcast together, plus ``(d,)``."""
         ...
 
+    def glance(self, y: ArrayLike, x: ArrayLike) -> Vectors:
+        """As ``sample``, at once: where a vector takes long to find, the one to be expected."""
+        ...
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form; :func:`places_from_dict` restores equal places."""
         ...
 
 
 def places_from_dict(data: Mapping[str, Any]) -> Places:
-    """The places that a ``to_dict`` described.
+    """The places that a ``to_dict`` described, those that need no network.
+
+    Those of a prior are read by :func:`napari_ssldiff.synthesis.places.read_places`.
 
     Raises
     ------
@@ -58,6 +66,7 @@ def places_from_dict(data: Mapping[str, Any]) -> Places:
     kinds: dict[str, Callable[[Mapping[str, Any]], Places]] = {
         "mirrored": MirroredField.from_dict,
         "territories": Territories.from_dict,
+        "control points": ControlPoints.from_dict,
     }
     read = kinds.get(data.get("kind", ""))
     if read is None:
@@ -110,6 +119,10 @@ class MirroredField:
             places = np.asarray(values, np.float64)
             at.append(_reflect(places, first, first + cell * count))
         return self.field.sample(*at)
+
+    def glance(self, y: ArrayLike, x: ArrayLike) -> Vectors:
+        """As :meth:`sample`, which never takes long."""
+        return self.sample(y, x)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form."""
@@ -196,6 +209,10 @@ class Territories:
         weights = np.exp(heights - heights.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         return normalise(weights.astype(np.float32) @ self.prototypes)
+
+    def glance(self, y: ArrayLike, x: ArrayLike) -> Vectors:
+        """As :meth:`sample`, which never takes long."""
+        return self.sample(y, x)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form, prototypes as base64 of little-endian float32."""

@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from napari_ssldiff.diffusion.canvas import CanvasTask, Counters
 from napari_ssldiff.diffusion.lattice import ByteCache, Key
 from napari_ssldiff.diffusion.lazy import TILE, LazyCanvas, tiles_of
 from napari_ssldiff.diffusion.presets import PRESETS
-from napari_ssldiff.embeddings.endless import Places, places_from_dict
+from napari_ssldiff.embeddings.endless import Places
 from napari_ssldiff.errors import Cancelled, InputError, ModelError
 from napari_ssldiff.geometry import Box, centre_out
 from napari_ssldiff.models.load import ModelBundle
@@ -31,9 +31,14 @@ from napari_ssldiff.synthesis.coarsest import Coarsest
 from napari_ssldiff.synthesis.endless_levels import LazyLevel, RenderedLevel
 from napari_ssldiff.synthesis.means import Means
 from napari_ssldiff.synthesis.palette import Palette, draw_map
+from napari_ssldiff.synthesis.places import read_places
 from napari_ssldiff.synthesis.prepare import resolve
 from napari_ssldiff.synthesis.request import Sampler
 from napari_ssldiff.synthesis.tokens import window_tokens
+from napari_ssldiff.text.places import PriorPlaces
+
+if TYPE_CHECKING:
+    from napari_ssldiff.models.priors import Words
 
 #: Views that need more tiles than this show what exists and the map, and ask for nothing.
 TILES_PER_VIEW = 64
@@ -110,7 +115,7 @@ class LazyScene:
             bundle.denoiser,
             CanvasTask(
                 box=Box(0, 0, 1, 1),  # nothing is known in advance, so it says nothing
-                tokens=window_tokens(places, bundle.spec),
+                tokens=self._tokens(bundle),
                 steps=sampler.steps,
                 guidance=sampler.guidance,
                 guidance_interval=sampler.guidance_interval,
@@ -138,6 +143,18 @@ class LazyScene:
         rows, columns = (-(-n // TILE) for n in self.shape)
         self._means = Means(_PIXEL, count, (rows, columns))
 
+    def _tokens(self, bundle: ModelBundle) -> Callable[[Box], torch.Tensor]:
+        """The tokens of any window, in whose making the slide's work can be stopped as well."""
+        places, tokens = self.places, window_tokens(self.places, bundle.spec)
+        if not isinstance(places, PriorPlaces):
+            return tokens
+
+        def stoppable(window: Box) -> torch.Tensor:
+            places.check = self._check  # of the slide that is at work: several may share places
+            return tokens(window)
+
+        return stoppable
+
     def __deepcopy__(self, memo: dict[int, Any]) -> LazyScene:
         """Itself: it is a function of place with a memory, and a copy would be no other."""
         return self
@@ -163,19 +180,28 @@ class LazyScene:
         }
 
     @classmethod
-    def from_dict(cls, bundle: ModelBundle, data: Mapping[str, Any]) -> LazyScene:
+    def from_dict(
+        cls, bundle: ModelBundle, data: Mapping[str, Any], words: Words | None = None
+    ) -> LazyScene:
         """The slide that :meth:`to_dict` described.
+
+        Parameters
+        ----------
+        words
+            The prior that samples its field, where one does; by default the one installed.
 
         Raises
         ------
         InputError
             If it is no such description.
         ModelError
-            If the model is another one: its pixels would be others.
+            If the model is another one, or the prior, or that is not there: pixels would be others.
         """
         try:
             model = (data["model"], data["model_hash"])
-            places, palette = places_from_dict(data["places"]), Palette.from_dict(data["palette"])
+            beside, device = bundle.card.folder, str(bundle.device)
+            places = read_places(data["places"], words, beside=beside, device=device)
+            palette = Palette.from_dict(data["palette"])
             shape = (int(data["shape"][0]), int(data["shape"][1]))
             sampler = Sampler(**data["sampler"])
         except (KeyError, TypeError, ValueError, IndexError) as error:

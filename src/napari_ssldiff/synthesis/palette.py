@@ -76,7 +76,8 @@ def fit_palette(
 def draw_map(places: Places, palette: Palette, level: int, box: Box) -> NDArray[np.uint8]:
     """``(h, w, 4)`` uint8: the colours of a field at a box of a level that halves ``level`` times.
 
-    They are taken at a lattice of places that a panned view shares, and interpolated.
+    They are taken at a lattice of places that a panned view shares, and interpolated; no network is
+    called.
     """
     step = 2**level
     while max(box.shape) * 2**level > _MAP_SIDE * step:
@@ -85,7 +86,7 @@ def draw_map(places: Places, palette: Palette, level: int, box: Box) -> NDArray[
     last = [-(-n * 2**level // step) for n in (box.y1, box.x1)]
     rows, columns = (np.arange(a - 1, b + 2) for a, b in zip(first, last, strict=True))
     colours = palette(
-        places.sample(((rows + 0.5) * step)[:, None], ((columns + 0.5) * step)[None, :])
+        places.glance(((rows + 0.5) * step)[:, None], ((columns + 0.5) * step)[None, :])
     )
     grid = torch.from_numpy(colours).permute(2, 0, 1)[None]
     ratio = step >> level

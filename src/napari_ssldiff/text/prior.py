@@ -180,6 +180,11 @@ class Prior:
         )  # fmt: skip
 
     @property
+    def denoiser(self) -> Denoiser:
+        """What the engine samples: a cell is a latent of factor 1, the axes decode it."""
+        return self._model
+
+    @property
     def window(self) -> int:
         """Cells along a side of what its network sees at once."""
         return self._model.spec.window

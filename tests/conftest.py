@@ -158,6 +158,56 @@ def bundle(tiny_folder: Path) -> Any:
     return load_bundle(str(tiny_folder), "cpu")
 
 
+class _Axes:
+    """A text encoder that knows three words, each of them an axis."""
+
+    name, width, _known = "fake", 16, ("tumour", "stroma", "fat")
+
+    def text(self, texts: list[str]) -> NDArray[np.float32]:
+        found = [[word in text for word in self._known].index(True) for text in texts]
+        return np.eye(self.width, dtype=np.float32)[found]
+
+    def check(self, text: str) -> str | None:
+        from napari_ssldiff.errors import InputError
+
+        if not any(word in text for word in self._known):
+            raise InputError(f"knows no word of {text!r}")
+        return "ignores 'odd'" if "odd" in text else None
+
+
+@pytest.fixture(scope="session")
+def tiny_words(bundle: Any) -> Any:
+    """A prior with random weights that makes fields for :func:`bundle`, and what it understands."""
+    import torch
+
+    from napari_ssldiff.models.priors import PriorCard, Words
+    from napari_ssldiff.text.prior import Prior, PriorFacts, PriorNetwork
+
+    spec = bundle.encoder.spec
+    config = {
+        "window": 4, "width": bundle.spec.token_width, "channels": 8, "condition": _Axes.width,
+        "context": 16, "spatial": 4, "prediction": "sample",
+        "scheduler": {
+            "beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195,
+            "num_train_timesteps": 1000,
+        },
+        "network": {
+            "block_out_channels": [16], "layers_per_block": 1,
+            "down_block_types": ["CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D"],
+            "attention_head_dim": 8, "norm_num_groups": 8,
+        },
+    }  # fmt: skip
+    torch.manual_seed(0)
+    network = PriorNetwork(config)
+    network.axes.fit(torch.nn.functional.normalize(torch.randn(400, config["width"]), dim=1), 0.5)
+    own = "tiny-prior", "histology", "", spec.id, spec.resolution, spec.unit, spec.cell, 1.0
+    card = PriorCard(*own, config, "fake", {}, Path())
+    facts = PriorFacts(card.id, spec.id, spec.resolution, spec.unit, spec.cell, 1.0)
+    prior = Prior(facts, config, network, torch.device("cpu"))
+    return Words(card, prior, _Axes())  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own."""

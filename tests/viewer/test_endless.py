@@ -18,7 +18,7 @@ from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.viewer.backend import EngineBackend
 from napari_ssldiff.viewer.endless import EndlessSlide, slide_of
 from napari_ssldiff.viewer.messages import ChoreFailed, JobDone, SlideOpened, TileMade
-from napari_ssldiff.viewer.session import Parameters
+from napari_ssldiff.viewer.session import Parameters, Wording
 from napari_ssldiff.viewer.workbench import Workbench
 from napari_ssldiff.viewer.writer import write_image
 
@@ -201,6 +201,32 @@ def test_a_removed_layer_is_not_served_and_another_bench_serves_those_that_stay(
         assert slide.lazy.waiting > 0
     finally:
         assert again.close()
+
+
+def test_words_make_a_slide_without_a_region_which_tells_what_it_did_not_understand(
+    bench: Workbench, tiny: EngineBackend, tiny_words: Any, post: Any
+) -> None:
+    key = tiny_words.prior.facts.encoder, "text", "cpu"
+    tiny._words = {key: tiny_words}
+    bench.regions.remove_selected()
+    assert not bench.open_endless("words", EDGE)
+    assert "The prompt is empty" in bench.session.status.text
+    bench.session.wording = Wording("odd stroma")
+    assert bench.open_endless("words", EDGE), bench.session.status.text
+    assert isinstance(post.end(bench.handle), JobDone), bench.session.status.text
+    assert "Ignores 'odd'." in bench.session.status.text
+    layer = bench.viewer.layers["words · endless"]
+    slide = slide_of(layer)
+    assert slide is not None
+    carried = layer.metadata["napari_ssldiff"]
+    assert carried["synthetic"] is True
+    assert carried["endless"]["places"]["record"]["text"] == "odd stroma"
+    assert "derived_from" not in carried  # no pixel of the scene beside it is in it
+    slide.lazy.levels[0][5120:5300, 9216:9300]
+    deadline = time.monotonic() + 240  # two networks, and nothing of either is there yet
+    while slide.lazy.waiting and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (slide.lazy.levels[0][5120:5300, 9216:9300, 3] == 255).all()
 
 
 def test_shuffled_slides_differ_by_seed_and_need_a_region(bench: Workbench, post: Any) -> None:

@@ -76,3 +76,47 @@ def test_it_opens_by_a_click_fills_where_one_looks_and_is_the_same_when_one_come
     assert slide.lazy.waiting > 0
     assert "paused" in widget.endless.state.text()
     assert slide.paused
+
+
+def test_it_is_made_of_the_words_in_the_dock(
+    make_napari_viewer: Callable[..., Any],
+    qtbot: Any,
+    tiny: Any,
+    tiny_words: Any,
+    add_slide: Callable[..., Any],
+) -> None:
+    from qtpy.QtCore import Qt
+    from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
+
+    from napari_ssldiff.viewer import SSLDiffusionWidget
+
+    tiny._words = {(tiny_words.prior.facts.encoder, "text", "cpu"): tiny_words}
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(900, 400)
+    add_slide(viewer)
+    widget = SSLDiffusionWidget(viewer, tiny)
+    viewer.window.add_dock_widget(widget, name="SSL Diffusion")
+    widget.parameters.steps.value = 1
+    widget.parameters.guidance.value = 1
+    arrangement = widget.findChild(QComboBox, "arrangement")
+    arrangement.setCurrentIndex(arrangement.findData("words"))
+    open_it = widget.findChild(QPushButton, "open_endless")
+    qtbot.mouseClick(open_it, Qt.MouseButton.LeftButton)
+    session = widget.bench.session
+    assert "The prompt is empty" in session.status.text
+    widget.findChild(QLineEdit, "prompt").setText("tumour")
+    qtbot.mouseClick(open_it, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not session.busy, timeout=120_000)
+    assert session.status.severity == "success", session.status.text
+    layer = viewer.layers["words · endless"]
+    slide = slide_of(layer)
+    assert slide is not None
+    camera = getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
+    camera.center = (0.0, *layer.data_to_world((500_096, 700_032)))
+    camera.zoom = 4 / layer.scale[0]
+    qtbot.wait(50)
+    assert slide.lazy.waiting > 0
+    qtbot.waitUntil(lambda: slide.lazy.waiting == 0, timeout=240_000)
+    qtbot.wait(250)  # a tick of the window's own
+    shown = np.asarray(viewer.screenshot(canvas_only=True, flash=False))
+    assert shown[..., :3].std() > 5

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters
@@ -29,7 +28,7 @@ from napari_ssldiff.geometry import Box, centre_out
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.synthesis.coarsest import Coarsest
 from napari_ssldiff.synthesis.endless_levels import LazyLevel, RenderedLevel
-from napari_ssldiff.synthesis.means import Means
+from napari_ssldiff.synthesis.means import Means, tile_levels
 from napari_ssldiff.synthesis.palette import Palette, draw_map
 from napari_ssldiff.synthesis.places import read_places
 from napari_ssldiff.synthesis.prepare import resolve
@@ -348,18 +347,12 @@ class LazyScene:
             made = self._canvas.tile(*key)
         finally:
             self._stop = _go_on
-        rgb = ((made.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
-        levels, part = [], rgb
-        for _ in range(_PIXEL):
-            pixels = np.full((*part.shape[:2], 4), 255, np.uint8)
-            pixels[..., :3] = part.round().to(torch.uint8).numpy()
-            levels.append(pixels)
-            part = F.avg_pool2d(part.permute(2, 0, 1)[None], 2)[0].permute(1, 2, 0)
+        levels, mean = tile_levels(made)
         with self._changed:
             for level, pixels in enumerate(levels):
                 self._tiles.put((level, key), pixels)
             self._tiles.trim()
-            self._means.put(key, part.reshape(3).numpy())
+            self._means.put(key, mean)
             self._coarsest.paint(key, levels, self._means)
         return levels[0]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from napari_ssldiff.diffusion.lattice import ByteCache, Key, Lattice
@@ -14,6 +16,27 @@ _BLOCK = 32
 _BLOCKS = Lattice(_BLOCK, _BLOCK)
 #: Bytes of blocks, 16 KiB each: two million tiles of one area, or 2,000 areas with a tile each.
 MEANS = 32 * 2**20
+
+
+def tile_levels(image: torch.Tensor) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
+    """A tile at every level where it is more than a pixel, and its mean colour.
+
+    Parameters
+    ----------
+    image
+        ``(3, n, n)`` in [-1, 1], on the CPU; n is a power of two.
+
+    Returns
+    -------
+    ``(n, n, 4)`` uint8, opaque, and its halvings down to two pixels a side; ``(3,)`` in [0, 255].
+    """
+    part, levels = ((image + 1) * 127.5).round().clamp(0, 255), []
+    while part.shape[1] > 1:
+        pixels = np.full((*part.shape[1:], 4), 255, np.uint8)
+        pixels[..., :3] = part.round().to(torch.uint8).permute(1, 2, 0).numpy()
+        levels.append(pixels)
+        part = F.avg_pool2d(part[None], 2)[0]
+    return levels, part.reshape(3).numpy()
 
 
 class Means:

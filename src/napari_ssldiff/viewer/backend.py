@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_ssldiff.synthesis.events import Event
     from napari_ssldiff.synthesis.explore import Arrangement
     from napari_ssldiff.synthesis.imagine import Imagined, Prompt
-    from napari_ssldiff.synthesis.request import SynthesisRequest
+    from napari_ssldiff.synthesis.request import Sampler, SynthesisRequest
 
 #: Where the user looks: ``(y, x)`` in level-0 pixels, or ``None`` where that is nowhere. Called on
 #: any thread.
@@ -150,6 +150,16 @@ class Backend(Protocol):
         progress: ProgressCall,
         cancel: Any,
     ) -> LazyScene: ...
+    def explore_words(
+        self,
+        prompt: Prompt,
+        bundle: Any,
+        parameters: Parameters,
+        *,
+        edge: int,
+        progress: ProgressCall,
+        cancel: Any,
+    ) -> LazyScene: ...
 
 
 class EngineBackend:
@@ -228,20 +238,25 @@ class EngineBackend:
         cancel: Any,
     ) -> Imagined:
         """A field of a prompt for a region; the prior is loaded at its first use and kept."""
-        from napari_ssldiff.models.priors import load_words, prior_for
         from napari_ssldiff.synthesis.prepare import imagine_region
+
+        words, pixels = self._understood(prompt, bundle), _pixels(scene, bundle, parameters)
+        made: Imagined = imagine_region(
+            scene, region, bundle, words, prompt, grid="source", grow=pixels["grow"],
+            context=max(pixels["context"], pixels["match"]), progress=progress, cancel=cancel,
+        )  # fmt: skip
+        return made
+
+    def _understood(self, prompt: Prompt, bundle: Any) -> Words:
+        """The prior of a prompt's kind for a model; loaded at its first use and kept."""
+        from napari_ssldiff.models.priors import load_words, prior_for
 
         spec, needs = bundle.encoder.spec, prompt.root.needs
         key = spec.id, needs, str(bundle.device)
         if key not in self._words:
             card = prior_for(spec.id, needs, bundle.card.folder)
             self._words[key] = load_words(card, str(bundle.device))
-        pixels = _pixels(scene, bundle, parameters)
-        made: Imagined = imagine_region(
-            scene, region, bundle, self._words[key], prompt, grid="source", grow=pixels["grow"],
-            context=max(pixels["context"], pixels["match"]), progress=progress, cancel=cancel,
-        )  # fmt: skip
-        return made
+        return self._words[key]
 
     def embed(
         self, scene: Scene, region: Region, bundle: Any, *, progress: ProgressCall, cancel: Any
@@ -323,21 +338,46 @@ class EngineBackend:
     ) -> LazyScene:
         """A square endless slide of what a region holds."""
         from napari_ssldiff.synthesis.explore import explore
-        from napari_ssldiff.synthesis.request import Sampler
 
-        # Steps and guidance of another preset may be those of a student, which has no tiles.
-        own = parameters.preset in ("bulk", "lazy")
-        sampler = Sampler(
-            preset="lazy",
-            steps=parameters.steps if own else None,
-            guidance=parameters.guidance if own else None,
-            seed=parameters.seed,
-        )
         made: LazyScene = explore(
-            scene, region, bundle, sampler, shape=(edge, edge), arrangement=arrangement,
+            scene, region, bundle, _by_tiles(parameters), shape=(edge, edge),
+            arrangement=arrangement, progress=progress, cancel=cancel,
+        )  # fmt: skip
+        return made
+
+    def explore_words(
+        self,
+        prompt: Prompt,
+        bundle: Any,
+        parameters: Parameters,
+        *,
+        edge: int,
+        progress: ProgressCall,
+        cancel: Any,
+    ) -> LazyScene:
+        """A square endless slide of what a prompt says."""
+        from napari_ssldiff.synthesis.explore_words import explore_words
+
+        words = self._understood(prompt, bundle)
+        made: LazyScene = explore_words(
+            prompt, bundle, words, _by_tiles(parameters), shape=(edge, edge),
             progress=progress, cancel=cancel,
         )  # fmt: skip
         return made
+
+
+def _by_tiles(parameters: Parameters) -> Sampler:
+    """How an endless slide is sampled."""
+    from napari_ssldiff.synthesis.request import Sampler
+
+    # Steps and guidance of another preset may be those of a student, which has no tiles.
+    own = parameters.preset in ("bulk", "lazy")
+    return Sampler(
+        preset="lazy",
+        steps=parameters.steps if own else None,
+        guidance=parameters.guidance if own else None,
+        seed=parameters.seed,
+    )
 
 
 def _pixels(scene: Scene, bundle: Any, parameters: Parameters) -> dict[str, Any]:

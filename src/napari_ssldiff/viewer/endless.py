@@ -74,8 +74,16 @@ class EndlessSlide:
             post(TileMade(self.id, box))
 
 
-def make_slide(lazy: LazyScene, source: Scene, provenance: Mapping[str, Any]) -> EndlessSlide:
-    """A slide to the right of the scene that it was made from, in the scene's own unit."""
+def make_slide(
+    lazy: LazyScene, source: Scene, provenance: Mapping[str, Any], of: str | None = None
+) -> EndlessSlide:
+    """A slide to the right of a scene, in the scene's own unit.
+
+    Parameters
+    ----------
+    of
+        What it was made of, for its name; by default the scene.
+    """
     spec = lazy.encoder
     own, ground = source.pixel_size, source.encoder_pixel_size
     # Pixels of the model in the scene's frame; where nothing is known both count the same.
@@ -88,7 +96,7 @@ def make_slide(lazy: LazyScene, source: Scene, provenance: Mapping[str, Any]) ->
         on_ground = PixelSize(spec.resolution, spec.resolution, spec.unit)
     scene = Scene(
         path=f"endless:{lazy.digest[:16]}",
-        name=f"{source.name} · endless",
+        name=f"{of or source.name} · endless",
         levels=(lazy.rendered,),
         pixel_size=size,
         ground_pixel_size=on_ground,
@@ -161,9 +169,16 @@ class EndlessView:
         return True
 
 
-def provenance_of_slide(lazy: LazyScene, source: Scene) -> dict[str, Any]:
-    """What an endless slide's pixels carry: all that is needed to make them again."""
+def provenance_of_slide(lazy: LazyScene, source: Scene | None = None) -> dict[str, Any]:
+    """What an endless slide's pixels carry: all that is needed to make them again.
+
+    Parameters
+    ----------
+    source
+        The scene that it was made of, if there was one.
+    """
     whole = lazy.to_dict()
+    derived = {} if source is None else {"derived_from": source.path}
     return marked_synthetic(
         {
             "endless": whole,
@@ -171,7 +186,7 @@ def provenance_of_slide(lazy: LazyScene, source: Scene) -> dict[str, Any]:
             "model": whole["model"],
             "model_hash": whole["model_hash"],
             "seed": lazy.sampler.seed,
-            "derived_from": source.path,
+            **derived,
         }
     )
 

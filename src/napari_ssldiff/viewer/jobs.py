@@ -174,12 +174,15 @@ def regions_to_come(
 
 @dataclass(frozen=True, eq=False)
 class OpenSlideJob:
-    """Make an endless slide of what a region holds; its pixels are made later, where one looks.
+    """Make an endless slide of what a region holds, or of words; its pixels are made later, where
+    one looks.
 
     Parameters
     ----------
-    scene, region
-        What to take embeddings and colours from, in level-0 pixels.
+    scene
+        The slide's neighbour, whose unit it takes.
+    region
+        What to take embeddings and colours from, in level-0 pixels; ``None`` where words say it.
     model_id, device
         Which model, and where it runs.
     parameters
@@ -188,31 +191,44 @@ class OpenSlideJob:
         ``"mirror"`` or ``"shuffle"``.
     edge
         Of the slide, in pixels of the model.
+    prompt
+        What it shows, in the place of what the region holds.
     """
 
     scene: Scene
-    region: Region
+    region: Region | None
     model_id: str
     device: str
     parameters: Parameters
     arrangement: Arrangement = "mirror"
     edge: int = 2**20
+    prompt: Prompt | None = None
     id: int = field(default_factory=next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
-        """Load, embed, hand over."""
+        """Load, embed or imagine, hand over."""
         report = Reporter(self.id, post)
         bundle, token = load_model(self, engine, control, report)
-        report("Reading the region")
-        lazy = engine.backend.explore(
-            self.scene, self.region, bundle, self.parameters,
-            arrangement=self.arrangement, edge=self.edge, progress=report, cancel=token,
-        )  # fmt: skip
-        slide = make_slide(lazy, self.scene, provenance_of_slide(lazy, self.scene))
+        how: dict[str, Any] = {"edge": self.edge, "progress": report, "cancel": token}
+        notes: Iterable[str] = ()
+        if self.prompt is not None:
+            report("Reading the words")
+            lazy = engine.backend.explore_words(self.prompt, bundle, self.parameters, **how)
+            slide = make_slide(lazy, self.scene, provenance_of_slide(lazy), "words")
+            notes = getattr(lazy.places, "record", {}).get("notes", ())
+        else:
+            assert self.region is not None
+            report("Reading the region")
+            lazy = engine.backend.explore(
+                self.scene, self.region, bundle, self.parameters, arrangement=self.arrangement,
+                **how,
+            )  # fmt: skip
+            slide = make_slide(lazy, self.scene, provenance_of_slide(lazy, self.scene))
         post(SlideOpened(self.id, slide))
+        told = "".join(f" {note[:1].upper()}{note[1:]}." for note in notes)
         return (
             f"An endless slide of {self.edge} × {self.edge} px: zoom in, and it is made where you "
-            "look. Choose it as the scene to draw on it and to export."
+            f"look. Choose it as the scene to draw on it and to export.{told}"
         )
 
 

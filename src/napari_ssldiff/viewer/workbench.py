@@ -34,7 +34,7 @@ from napari_ssldiff.viewer.region_book import RegionBook
 from napari_ssldiff.viewer.session import Eta, Parameters, Session, Severity, Status, WorkProgress
 from napari_ssldiff.viewer.slides import Slides
 from napari_ssldiff.viewer.told import guard_size, notify, told
-from napari_ssldiff.viewer.wording import Target, new_canvas, prompts_for
+from napari_ssldiff.viewer.wording import Target, new_canvas, prompt_of, prompts_for
 from napari_ssldiff.viewer.worker import Job, Worker
 
 if TYPE_CHECKING:
@@ -223,21 +223,29 @@ class Workbench:
         return job.id
 
     @told
-    def open_endless(self, arrangement: Arrangement = "mirror", edge: int = 2**20) -> None:
-        """Queue an endless slide of what the first chosen region holds.
+    def open_endless(
+        self, arrangement: Arrangement | Literal["words"] = "mirror", edge: int = 2**20
+    ) -> None:
+        """Queue an endless slide of what the first chosen region holds, or of the session's words.
 
         Parameters
         ----------
         arrangement
-            ``"mirror"`` or ``"shuffle"``.
+            ``"mirror"``, ``"shuffle"``, or ``"words"``, which needs no region.
         edge
             Of the slide, in pixels of the model.
         """
         scene, _ = self._chosen_scene()
         model, session = self.choice.taken.id, self.session
+        how, device = session.parameters, session.device
+        if arrangement == "words":
+            job = OpenSlideJob(
+                scene, None, model, device, how, edge=edge, prompt=prompt_of(session)
+            )
+            self.submit(job, None)
+            return
         region = self.regions.chosen()[0]
         guard_size(region, "read", self.confirm)
-        how, device = session.parameters, session.device
         self.submit(OpenSlideJob(scene, region, model, device, how, arrangement, edge), None)
 
     @told

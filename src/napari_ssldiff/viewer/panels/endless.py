@@ -1,4 +1,4 @@
-"""A slide without bounds, made of what a region holds."""
+"""A slide without bounds, made of what a region holds or of words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from napari_ssldiff.viewer.workbench import Workbench
 _ARRANGEMENTS = (
     ("as it lies, mirrored", "mirror", "The region's own layout, continued by reflection"),
     ("shuffled", "shuffle", "Tissues of the region, spread by chance; the seed chooses"),
+    ("of words", "words", "What the panel Words asks for, everywhere; needs no region"),
 )
 _EDGES = (2**14, 2**17, 2**20, 2**23)
 
@@ -25,7 +26,9 @@ class EndlessPanel(QWidget):
         for i, (text, value, tip) in enumerate(_ARRANGEMENTS):
             self.arrangement.addItem(text, value)
             self.arrangement.setItemData(i, tip, 3)  # Qt.ItemDataRole.ToolTipRole
-        self.arrangement.setToolTip("How the plane is filled with what the region holds")
+        self.arrangement.setToolTip(
+            "How the plane is filled: with what the region holds, or what words say"
+        )
         self.edge = QComboBox()
         self.edge.setObjectName("edge")
         for edge in _EDGES:
@@ -34,7 +37,7 @@ class EndlessPanel(QWidget):
         self.edge.setToolTip("Edge of the slide, in pixels of the model; it costs nothing")
         self.open = button(
             "Open endless slide",
-            "A new layer without bounds, made where you look: draw a region to make it of",
+            "A new layer without bounds, made where you look, of the chosen region or of words",
             self._open,
             "open_endless",
         )

@@ -139,8 +139,7 @@ class LazyScene:
         self._levels = [LazyLevel(self, level) for level in range(count)]
         whole = Box(0, 0, *(-(-n // 2**count) for n in self.shape))
         self._coarsest = Coarsest(draw_map(places, palette, count, whole), count, TILE)
-        rows, columns = (-(-n // TILE) for n in self.shape)
-        self._means = Means(_PIXEL, count, (rows, columns))
+        self._means = Means(_PIXEL, count, (-(-self.shape[0] // TILE), -(-self.shape[1] // TILE)))
 
     def _tokens(self, bundle: ModelBundle) -> Callable[[Box], torch.Tensor]:
         """The tokens of any window, in whose making the slide's work can be stopped as well."""

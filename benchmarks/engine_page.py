@@ -133,8 +133,8 @@ def limits_part(found: dict[str, Any]) -> list[str]:
         given = "".join(f", `{name}={value}`" for name, value in row.get("env", {}).items())
         rows.append(
             (
-                f"`bulk`, {row['size']:,}² px, budget {row['budget_mb']:.0f} MB{given}: peak memory "
-                "added",
+                f"`bulk`, {row['size']:,}² px, budget {row['budget_mb']:.0f} MB{given}: "
+                "peak memory added",
                 f"{row['added_mb']:.0f} MB (state of the whole canvas: "
                 f"{row['state_of_the_whole_canvas_mb']:.0f} MB)",
             )

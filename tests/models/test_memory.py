@@ -77,8 +77,8 @@ def test_the_published_model_takes_an_8_gb_card_without_offload(card_of: Plan) -
     assert plan.limits.decode is None
     assert plan.limits.rows >= 128
     assert plan.peak + plan.limits.canvas <= plan.available == int(0.9 * 7.6 * GB)
-    assert plan.text.startswith("paper-brca-20x needs about 2.4 GB of 6.8 GB on cuda: ")
-    assert "weights 1.1 GB in bf16, 16 windows 1.2 GB, decoding 0.9 GB" in plan.text
+    assert plan.text.startswith("paper-brca-20x needs about 2.1 GB of 6.8 GB on cuda: ")
+    assert "weights 1.1 GB in bf16, 8 windows 0.6 GB, decoding 0.9 GB" in plan.text
     assert "\n" not in plan.text
 
 

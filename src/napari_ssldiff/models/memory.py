@@ -122,7 +122,7 @@ class MemoryPlan:
 
     @property
     def rows(self) -> int:
-        """Rows of a usual network call: 16 windows with guidance, or what there is room for.
+        """Rows of a usual network call: 8 windows with guidance, or what there is room for.
 
         A GPU takes more where it gains by that and has the room.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from napari_ssldiff.diffusion.canvas import CanvasTask
 from napari_ssldiff.diffusion.lattice import ByteCache, Lattice
 from napari_ssldiff.diffusion.lazy import LazyCanvas, phase_bounds
 from napari_ssldiff.diffusion.presets import PRESETS
-from napari_ssldiff.errors import Cancelled
+from napari_ssldiff.errors import Cancelled, ModelError
 from napari_ssldiff.geometry import Box
 
 Make = Callable[..., Denoiser]
@@ -254,3 +255,15 @@ def test_what_guidance_leads_away_from_counts_for_single_tiles_too(
     away = torch.full((4, 3), 0.25)
     plain, led = (make(task(guidance=3.0, negative=n)).tile(0, 0) for n in (None, away))
     assert not torch.equal(plain, led)
+
+
+def test_numbers_that_are_not_finite_are_named_with_their_place(make_denoiser: Make) -> None:
+    model = make_denoiser()
+    model.network = Curved()
+    model.network.inner.weight.data.fill_(float("nan"))
+    canvas = LazyCanvas(model, task(), LAZY, threads=1)
+    with pytest.raises(ModelError, match=r"latent row -?\d+, column -?\d+, step 1 of 6\)") as error:
+        canvas.latents(Box(1000, 2000, 4, 4))
+    row, column = (int(n) for n in re.findall(r"(?:row|column) (-?\d+)", str(error.value)))
+    assert abs(row - 1000) < 40
+    assert abs(column - 2000) < 40

@@ -51,6 +51,22 @@ def test_a_tile_of_words_is_made_where_one_looks_and_alike_from_its_description(
         LazyScene.from_dict(bundle, slide.to_dict())
 
 
+def test_a_negative_prompt_is_kept_away_from_and_told_of_where_it_is_not_heard(
+    bundle: Any, tiny_words: Any
+) -> None:
+    def places(guidance: float) -> PriorPlaces:
+        prompt = Prompt("tumour", negative="fat", guidance=guidance, seed=5)
+        made = explore_words(prompt, bundle, tiny_words, SAMPLER, shape=SHAPE).places
+        assert isinstance(made, PriorPlaces)
+        return made
+
+    at = np.arange(4) * 100.0
+    heard, deaf = places(3.0), places(1.0)
+    assert not np.allclose(heard.sample(at, at), deaf.sample(at, at), atol=1e-3)
+    assert "not heard" in deaf.record["notes"][0]
+    assert heard.record["notes"] == []
+
+
 def test_the_maps_colour_is_that_of_what_the_model_draws(slide: LazyScene) -> None:
     drawn = slide.rendered[0:256, 0:256].reshape(-1, 3).mean(0)
     assert np.abs(slide.levels[-1][100, 100, :3] - drawn).max() < 25

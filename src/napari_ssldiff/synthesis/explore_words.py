@@ -17,13 +17,12 @@ from napari_ssldiff.scenes.scene import PixelSize
 from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.endless import LazyScene
 from napari_ssldiff.synthesis.events import TileDone
-from napari_ssldiff.synthesis.imagine import Prompt
+from napari_ssldiff.synthesis.imagine import Prompt, guidance_of
 from napari_ssldiff.synthesis.meaning import meaning
 from napari_ssldiff.synthesis.palette import fit_palette
 from napari_ssldiff.synthesis.prepare import Report, make_request, resolve
 from napari_ssldiff.synthesis.request import Sampler
 from napari_ssldiff.synthesis.run import synthesize
-from napari_ssldiff.text.conditions import Text
 from napari_ssldiff.text.places import PriorPlaces, typical_cells
 
 if TYPE_CHECKING:
@@ -87,15 +86,10 @@ def explore_words(
             f"{words.card.id} makes fields of {prior.facts.encoder}, {bundle.card.id} is "
             f"conditioned on {spec.id}: use the prior that belongs to it"
         )
-    said = meaning(words, prompt.root)
-    notes, against = said.notes, None
-    if prompt.negative.strip():
-        away = meaning(words, Text(prompt.negative))
-        notes, against = (*notes, *away.notes), away.vector
-    guidance = prior.facts.scale(prompt.guidance, against is not None)
+    said, guided = meaning(words, prompt.root), guidance_of(words, prompt)
     side = max(_SAMPLE, bundle.spec.tokens)
     vectors = prior.sample(
-        said.vector, (side, side), prompt.seed, guidance, negative=against, check=check,
+        said.vector, (side, side), prompt.seed, guided.scale, negative=guided.away, check=check,
         progress=lambda done, total: progress("imagining", done, total) if progress else None,
     )  # fmt: skip
     cell = float(spec.cell)
@@ -111,12 +105,12 @@ def explore_words(
         condition,
         prompt.seed,
         typical_cells(condition, [field.vectors], spec.id),
-        guidance=guidance,
-        negative=against,
+        guidance=guided.scale,
+        negative=guided.away,
         threads=sampler.threads,
         record={
             "text": prompt.text, "condition": dict(said.record), "negative": prompt.negative,
-            "notes": list(notes),
+            "notes": [*said.notes, *guided.notes],
         },
     )  # fmt: skip
     palette = fit_palette(field, _drawn(field, bundle, sampler.seed, progress, cancel))

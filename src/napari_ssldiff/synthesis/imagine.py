@@ -200,19 +200,45 @@ def imagine(
     facts = words.prior.facts
     cell = cell or (float(facts.cell), float(facts.cell))
     laid = lay(words, prompt, shape, origin, cell)
-    notes, against = laid.notes, None
-    if prompt.negative.strip():
-        away = meaning(words, Text(prompt.negative))
-        notes, against = (*notes, *away.notes), away.vector
-    guidance = facts.scale(prompt.guidance, against is not None)
-    if against is not None and guidance == 1:
-        notes = (*notes, "guidance 1 keeps away from nothing: the negative prompt is not heard")
+    guided = guidance_of(words, prompt)
     vectors = words.prior.sample(
-        laid.grid, shape, prompt.seed, guidance,
-        negative=against, check=check, progress=progress,
+        laid.grid, shape, prompt.seed, guided.scale,
+        negative=guided.away, check=check, progress=progress,
     )  # fmt: skip
     field = EmbeddingField(vectors, origin, cell, facts.encoder, facts.resolution, facts.unit)
-    return Imagined(field, notes, _record(words, prompt, laid.root, guidance))
+    notes = (*laid.notes, *guided.notes)
+    return Imagined(field, notes, _record(words, prompt, laid.root, guided.scale))
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a prior is led.
+
+    Parameters
+    ----------
+    scale
+        Classifier-free guidance.
+    away
+        ``(d,)``: what it keeps away from, or ``None``.
+    notes
+        What the user should know.
+    """
+
+    scale: float
+    away: Vectors | None
+    notes: tuple[str, ...]
+
+
+def guidance_of(words: Words, prompt: Prompt) -> Guidance:
+    """The guidance that a prompt asks of a prior, its negative prompt included."""
+    facts = words.prior.facts
+    if not prompt.negative.strip():
+        return Guidance(facts.scale(prompt.guidance, False), None, ())
+    away, scale = meaning(words, Text(prompt.negative)), facts.scale(prompt.guidance, True)
+    notes = away.notes
+    if scale == 1:
+        notes = (*notes, "guidance 1 keeps away from nothing: the negative prompt is not heard")
+    return Guidance(scale, away.vector, notes)
 
 
 def _inside(

@@ -36,7 +36,8 @@ ENDLESS_FIELDS = replace(PRESETS["lazy"], name="endless fields", guidance_interv
 #: Windows per network call: a prior's are small, and a call of few takes nearly as long.
 BATCH = 16
 #: Solver steps. Cells of the bundled prior after 10 are as near to those of a bounded field of the
-#: same noise as after 20 (cosine 0.951 and 0.946; ``docs/endless.md``), for half the time.
+#: same noise as after 20, for half the time (cosine 0.951 and 0.946:
+#: ``benchmarks/results/endless-words.json``).
 STEPS = 10
 #: Bytes of finished cells, and of window results, that are kept.
 CACHE = 64 * 2**20

@@ -35,8 +35,9 @@ from napari_ssldiff.scenes import PixelSize
 from napari_ssldiff.scenes.blank import blank_scene
 from napari_ssldiff.synthesis import Sampler, TileDone, make_request, synthesize
 from napari_ssldiff.synthesis.imagine import Prompt, RegionPrompt, imagine
-from napari_ssldiff.text.captions import STATEMENTS, vocabulary, words_of
+from napari_ssldiff.text.captions import vocabulary, words_of
 from napari_ssldiff.text.facts import facts_of
+from napari_ssldiff.text.statements import STATEMENTS, Statement
 
 #: Pictures of each sort whose seams are scored, and pairs that are shown.
 SCORED, SHOWN = 24, 8
@@ -68,6 +69,8 @@ NEW = {
         ("white", "the tissue is loose with wide open holes", "the tissue is solid and compact"),
         ("white", "lots of fat and wide spaces", "almost no fat and compact"),
         ("white", "numerous wide empty lumens in loose tissue", "hardly any wide lumens"),
+        ("fat", "there are adipocytes, round and empty", "there are no adipocytes, it is compact"),
+        ("fat", "the tissue is fat with round cells", "the tissue is without adipocytes and solid"),
     ],
     "remote sensing": [
         ("trees", "trees are many and big there", "trees are few there"),
@@ -96,23 +99,37 @@ NEW = {
         ("detail", "dense small homes, many houses", "large empty land, few houses"),
         ("detail", "a crowded neighbourhood of small homes", "hardly any family houses"),
         ("detail", "many small family homes and houses", "open, empty, with few buildings"),
+        ("built", "rooftops close together, densely built", "rooftops are few, unbuilt"),
+        ("built", "it is densely built, roofs are many", "an area in which buildings are few"),
+        ("grid", "the streets are straight and regular", "the streets are winding and irregular"),
+        ("grid", "roads in a regular grid", "roads that are curved and winding"),
+        ("vegetated", "it is lush and green with plants", "it is bare, without greenery"),
+        ("vegetated", "plants and lush greenery there", "hardly any lush plants"),
+        ("crowns", "single trees are numerous there", "single trees are few there"),
+        ("crowns", "crowns of trees, many of it", "hardly any crowns"),
     ],
 }
 
 
+def about(statement: Statement) -> tuple[str, bool] | None:
+    """The one fact of which a statement says that there is much (or little) of it."""
+    if statement.label:
+        return None
+    narrow = {f: low > 0.5 for f, (low, high) in statement.when.items() if high - low < 0.31}
+    return next(iter(narrow.items())) if len(narrow) == 1 else None
+
+
 def known_pairs(domain: str) -> list[tuple[str, str, str]]:
     """Every phrase for much of a fact with one for little of it."""
-    found = []
-    for statement in STATEMENTS[domain]:
-        if len(statement.when) != 1 or statement.label:
-            continue
-        ((fact, (low, high)),) = statement.when.items()
-        if high - low > 0.31:
-            continue
-        for other in STATEMENTS[domain]:
-            if list(other.when) == [fact] and low > 0.5 and other.when[fact][1] < 0.5:
-                found += [(fact, a, b) for a in statement.sayings for b in other.sayings]
-    return found
+    told = [(s, about(s)) for s in STATEMENTS[domain]]
+    return [
+        (found[0], a, b)
+        for more, found in told
+        for less, other in told
+        if found and found[1] and other == (found[0], False)
+        for a in more.sayings
+        for b in less.sayings
+    ]
 
 
 def choose(pairs: list[tuple[str, str, str]], count: int, seed: int) -> list[tuple[str, str, str]]:
@@ -246,6 +263,8 @@ def measure(domain: str, options: argparse.Namespace) -> dict[str, Any]:
     for _, more, less in NEW[domain]:
         unknown = set(words_of(f"{more} {less}")) - vocabulary(domain)
         assert not unknown, f"not in the captions: {unknown}"
+        known = {say.casefold() for s in STATEMENTS[domain] for say in s.sayings}
+        assert not known & {more, less}, f"captions say that: {more}, {less}"
     found: dict[str, Any] = {}
     sheets = []
     for kind in options.kinds:

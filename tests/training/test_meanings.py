@@ -16,7 +16,9 @@ from napari_ssldiff.models.load import encoder_spec, load_encoder
 from napari_ssldiff.models.priors import load_words, read_prior
 from napari_ssldiff.models.registry import get_card
 from napari_ssldiff.synthesis.imagine import Prompt, imagine
+from napari_ssldiff.text.captions import RELATIONS
 from napari_ssldiff.text.facts import fact_names
+from napari_ssldiff.text.layout import read_layout
 from napari_ssldiff.text.pictures import THUMB
 from napari_ssldiff.training import meanings as m
 from napari_ssldiff.training import prior, text
@@ -37,10 +39,7 @@ PRIOR: dict[str, Any] = {
     "seed": 2, "window": 4, "width": 12, "channels": 8, "condition": 16, "context": 16,
     "spatial": 4, "sharpness": 0.5, "said": 0.5, "noise": 0.3, "composed": 0.5,
     "unconditional": 0.1, "prediction": "sample", "batch": 4, "guidance": 2.0,
-    "scheduler": {
-        "beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195,
-        "num_train_timesteps": 1000,
-    },
+    "scheduler": {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000},
     "network": {
         "block_out_channels": [16], "layers_per_block": 1,
         "down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"],
@@ -112,10 +111,43 @@ def test_images_become_cells_facts_and_pictures(textured: Any) -> None:
 def test_pairs_have_a_caption_each_and_come_from_all_domains(areas: m.Areas) -> None:
     captions = m.captions_of("histology", areas, 4, 200)
     rng = np.random.default_rng(0)
-    drawn, texts = text.draw_pairs({"histology": (areas, captions)}, 12, 4, rng)
+    drawn, texts = text.draw_pairs({"histology": (areas, captions)}, 12, 4, 0, rng)
     assert len(drawn) == len(texts) == 12
     assert all(texts)
     assert {a.vectors.shape[0] for a in drawn} <= {2, 3, 4}
+    assert not any(read_layout(t).parts for t in texts)
+
+
+def test_some_pairs_are_two_areas_and_say_where_each_lies(areas: m.Areas) -> None:
+    captions = m.captions_of("histology", areas, 4, 200)
+    rng = np.random.default_rng(0)
+    drawn, texts = text.draw_pairs({"histology": (areas, captions)}, 40, 4, 1, rng)
+    placed = [(a, read_layout(t)) for a, t in zip(drawn, texts, strict=True)]
+    parts = [layout.parts[0] for _, layout in placed if layout.parts]
+    assert len(parts) > 30
+    assert {p.place for p in parts} == set(RELATIONS)
+    assert all(layout.root and layout.parts[0].prompt for _, layout in placed if layout.parts)
+
+
+def test_joined_areas_keep_vectors_and_pixels_of_both() -> None:
+    rest, there = (m.cut(meaning(6, 6, seed), 0, 0, 4, 4) for seed in (0, 1))
+    both = m.joined(rest, there, "right", np.random.default_rng(0))
+    assert np.array_equal(both.vectors[:, :2], rest.vectors[:, :2])
+    assert np.array_equal(both.vectors[:, 2:], there.vectors[:, 2:])
+    assert np.array_equal(both.picture[:, :32], rest.picture[:, :32])
+    assert np.array_equal(both.picture[:, 32:], there.picture[:, 32:])
+    assert np.allclose(both.facts, (rest.facts + there.facts) / 2, atol=1e-6)
+    assert both.label == ""
+    ring = m.joined(rest, there, "ring", np.random.default_rng(0))
+    assert np.array_equal(ring.picture[0, 0], there.picture[0, 0])
+    assert np.array_equal(ring.picture[32, 32], rest.picture[32, 32])
+
+
+def test_labels_are_found_by_path_or_by_name() -> None:
+    labels = {"a/b.jpg": "Viable", "chico_2018_93": "chico"}
+    assert m.label_of(labels, "a/b.jpg") == "Viable"
+    assert m.label_of(labels, "x/chico_2018_93.jpg") == "chico"
+    assert m.label_of(labels, "b.jpg") == ""
 
 
 def test_pairs_with_the_same_words_all_count_as_right() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import betas_for_alpha_bar
 from numpy.typing import NDArray
 
 Noise = Callable[[int], torch.Tensor]
@@ -68,13 +69,16 @@ def phase_starts(count: int, steps: int) -> list[int]:
 
 def _betas(schedule: Mapping[str, Any]) -> NDArray[np.float64]:
     count = int(schedule["num_train_timesteps"])
-    start, end = float(schedule["beta_start"]), float(schedule["beta_end"])
     kind = schedule["beta_schedule"]
+    if kind == "squaredcos_cap_v2":  # the cosine of Nichol & Dhariwal 2021, as diffusers names it
+        return np.asarray(betas_for_alpha_bar(count), np.float64)
+    start, end = float(schedule["beta_start"]), float(schedule["beta_end"])
     if kind == "scaled_linear":  # what LDM's own configurations call linear
         return np.linspace(start**0.5, end**0.5, count) ** 2
     if kind == "linear":
         return np.linspace(start, end, count)
-    raise ValueError(f"unknown noise schedule {kind!r}: scaled_linear and linear are known")
+    known = "scaled_linear, linear and squaredcos_cap_v2"
+    raise ValueError(f"unknown noise schedule {kind!r}: {known} are known")
 
 
 def _first_of(steps: int, strength: float) -> int:

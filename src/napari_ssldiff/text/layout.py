@@ -17,18 +17,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from napari_ssldiff.embeddings.field import slerp
-from napari_ssldiff.text.captions import STATEMENTS, words_of
+from napari_ssldiff.text.captions import RELATIONS, words_of
+from napari_ssldiff.text.statements import STATEMENTS
 
 Weights = NDArray[np.float32]
-#: Place: words that put what follows them into it, what precedes them being the rest.
-_RELATIONS = (
-    ("left", ("to the right of", "right of")),
-    ("right", ("beside", "next to", "to the left of", "left of", "adjacent to")),
-    ("below", ("above", "on top of", "north of")),
-    ("above", ("below", "beneath", "under", "south of")),
-    ("centre", ("surrounding", "around", "encircling", "enclosing")),
-    ("ring", ("surrounded by", "encircled by", "enclosed by", "inside", "within")),
-)
 #: Things that lie somewhere in a scene rather than everywhere.
 OBJECTS = (
     "car park", "parking lot", "park", "sports field", "construction site", "wood", "warehouse",
@@ -105,7 +97,7 @@ def _relations(text: str) -> list[tuple[int, int, str]]:
     """Every word of place: where it begins and ends, and the place of what follows it."""
     return [
         (hit.start(), hit.end(), place)
-        for place, phrases in _RELATIONS
+        for place, phrases in RELATIONS.items()
         for phrase in phrases
         for hit in re.finditer(rf"(?<=\w)[,;]?\s+{phrase}\s+(?=\w)", text)
     ]

@@ -114,6 +114,7 @@ _CONFIG: dict[str, Any] = {
         "vision": dict,
         "text": dict,
         "cells": int,
+        "composed?": _NUMBER,
         "batch": int,
         "schedule": _SCHEDULE,
     },

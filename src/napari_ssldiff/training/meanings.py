@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import nn
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.text.captions import Captions
 from napari_ssldiff.text.facts import fact_map, fact_names
+from napari_ssldiff.text.layout import place_weights
 from napari_ssldiff.text.pictures import THUMB, small_picture
 from napari_ssldiff.training.augment import jitter_light, jitter_stain, symmetry
 from napari_ssldiff.training.data import ImageSet
@@ -73,6 +74,23 @@ def cut(meaning: Meaning, y: int, x: int, rows: int, columns: int) -> Area:
         meaning.vectors[place], meaning.facts[place].mean((0, 1)), meaning.picture[small],
         meaning.label, meaning.source,
     )  # fmt: skip
+
+
+def joined(rest: Area, there: Area, place: str, rng: np.random.Generator) -> Area:
+    """Two areas of one shape in one: ``there`` at a place of :mod:`napari_ssldiff.text.layout`.
+
+    Vectors are joined cell by cell, the picture by its pixels; facts are those of the picture's
+    parts, and there is no label.
+    """
+    small = place_weights(place, rest.picture.shape[:2], 0, rng) > 0.5
+    cells = small.reshape(len(rest.vectors), THUMB, -1, THUMB).mean((1, 3)) > 0.5
+    share = float(small.mean())
+    return Area(
+        np.where(cells[..., None], there.vectors, rest.vectors),
+        ((1 - share) * rest.facts + share * there.facts).astype(np.float32),
+        np.where(small[..., None], there.picture, rest.picture),
+        "",
+    )
 
 
 class Areas:
@@ -150,7 +168,7 @@ def prepare(
     Parameters
     ----------
     labels
-        By the name of the file that an image was cut from.
+        By the file that an image was cut from, see :func:`label_of`.
     """
     hardware = (runtime or Runtime()).resolve()
     encoder, rng = encoder.to(hardware.device), np.random.default_rng(seed)
@@ -170,7 +188,7 @@ def prepare(
                     if version and min(x.shape[-2:]) >= 8 * cell:
                         y0, x0 = (int(n) for n in rng.integers(0, cell, 2))
                         x = x[..., y0:, x0:]
-                    yield _meaning(x[0], encoder, cell, domain, labels.get(name, ""), name)
+                    yield _meaning(x[0], encoder, cell, domain, label_of(labels, name), name)
     finally:
         encoder.cpu()
 
@@ -225,6 +243,11 @@ def condition_pictures(areas: Sequence[Area], size: int) -> torch.Tensor:
         for a in areas
     ]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def label_of(labels: Mapping[str, str], name: str) -> str:
+    """The label of an image by its path in the data, or by its name alone; ``""``: none."""
+    return labels.get(name) or labels.get(PurePosixPath(name).stem, "")
 
 
 def label_table(root: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:

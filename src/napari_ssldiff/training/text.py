@@ -14,10 +14,11 @@ from PIL import Image
 from torch import nn
 
 from napari_ssldiff.errors import InputError
-from napari_ssldiff.text.captions import Captions, vocabulary
+from napari_ssldiff.text.captions import RELATIONS, Captions, vocabulary
+from napari_ssldiff.text.captions import composed as composed_caption
 from napari_ssldiff.text.encoder import VOCABULARY, TextEncoder, TokenTable
 from napari_ssldiff.training.loop import Runtime, Schedule, Trainer
-from napari_ssldiff.training.meanings import Area, Areas, condition_pictures
+from napari_ssldiff.training.meanings import Area, Areas, condition_pictures, joined
 from napari_ssldiff.training.state import replace_file, write_tensors
 from napari_ssldiff.training.validation import fixed_batches
 from napari_ssldiff.training.weights import restore
@@ -87,9 +88,12 @@ def normalise_pictures(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def draw_pairs(
-    corpus: Corpus, count: int, cells: int, rng: np.random.Generator
+    corpus: Corpus, count: int, cells: int, composed: float, rng: np.random.Generator
 ) -> tuple[list[Area], list[str]]:
-    """Areas of 2 to ``cells`` cells a side and a caption of each, domains in equal parts."""
+    """Areas of 2 to ``cells`` cells a side and a caption of each, domains in equal parts.
+
+    A share ``composed`` of them is joined from two areas, with a caption that says what lies where.
+    """
     drawn: list[Area] = []
     texts: list[str] = []
     names = list(corpus)
@@ -99,6 +103,12 @@ def draw_pairs(
         side = int(rng.integers(2, most + 1)) if most > 2 else most
         area = areas.draw(side, side, rng)
         text = captions.caption(area.facts, area.label, rng)
+        if text and rng.random() < composed:
+            other = areas.draw(side, side, rng)
+            place = str(rng.choice(list(RELATIONS)))
+            if said := captions.caption(other.facts, other.label, rng):
+                area = joined(area, other, place, rng)
+                text = composed_caption(text, said, place, rng)
         if text:
             drawn.append(area)
             texts.append(text)
@@ -132,7 +142,9 @@ def _terms(
     rng: np.random.Generator,
 ) -> dict[str, torch.Tensor]:
     size = int(config["vision"]["image_size"])
-    areas, texts = draw_pairs(corpus, int(config["batch"]), int(config["cells"]), rng)
+    areas, texts = draw_pairs(
+        corpus, int(config["batch"]), int(config["cells"]), float(config.get("composed", 0)), rng
+    )
     pictures = normalise_pictures(condition_pictures(areas, size)).to(trainer.device)
     with trainer.autocast():
         image = model.encode_image(pictures, normalize=True)

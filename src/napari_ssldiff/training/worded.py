@@ -160,7 +160,8 @@ class Worded:
                 [config[k] for k in ("seed", "versions")]
                 + [section[k] for k in ("resolution", "unit", "augment", "pixels")]
             ),
-            "layout": "with sources",
+            "layout": "with sources; stains apart",
+            "facts": digest(list(fact_names(self.subject(domain)))),
             **self.run.image_origin(domain, part),
         }
         if path.is_file() and note_of(path).is_file() and not changed(path, origin):

@@ -204,6 +204,31 @@ def test_a_field_tells_its_story_and_so_does_its_picture(
         (["--op=transfer", "--with=FIELD", "--seed=-1"], "the seed must be between 0"),
         (["--op=smooth", "--radius=inf"], "at most 1000 cells"),
         (["--op=smooth", "--radius=1", "--stretch"], "--op smooth takes no --stretch"),
+        (
+            ["--op=smooth", "--radius=1", "--seed=0"],
+            "takes no --seed: leave it out. Taken by: jitter, move by words, transfer",
+        ),
+        (
+            ["--op=mix", "--with=FIELD", "--softness=0.2"],
+            "takes no --softness: leave it out. Taken by: replace",
+        ),
+        (
+            ["--op=jitter", "--concentration=5", "--radius=2"],
+            "takes no --radius: leave it out. Taken by: harmonise, smooth",
+        ),
+        (
+            ["--op=average", "--with=FIELD"],
+            "takes no --with: leave it out. Taken by: mix, paint, replace, transfer",
+        ),
+        (
+            ["--op=move", "--towards=FIELD", "--away=FIELD", "--angle=1", "--seed=3"],
+            "--op move takes no --seed except by words",
+        ),
+        (["--op=paint", "--with=FIELD", "--device=cpu"], "--op paint takes no --device"),
+        (
+            ["--op=interpolate", "--from=FIELD", "--to=FIELD", "--axis=x", "--width=2"],
+            "--op interpolate takes no --width except along --path",
+        ),
     ],
 )
 def test_what_an_operation_lacks_is_named(

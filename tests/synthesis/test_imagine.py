@@ -178,3 +178,34 @@ def test_a_prior_without_guidance_takes_some_for_a_negative_and_says_if_it_may_n
 def test_numbers_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Prompt("trees", **changes)
+
+
+def test_what_lies_beside_a_region_reaches_into_it_as_far_as_borders_fade(words: Words) -> None:
+    left, right = Region.from_box(Box(0, 0, 80, 40)), Region.from_box(Box(0, 40, 80, 40))
+
+    def row(own: str, other: str, beside: Region, at: int, feather: float) -> np.ndarray:
+        prompt = Prompt(own, regions=(RegionPrompt(beside, other, True),), feather=feather)
+        return lay(words, prompt, (8, 4), (0.0, float(at)), (10.0, 10.0)).grid[4]
+
+    a, b = row("trees", "houses", right, 0, 2.0), row("houses", "trees", left, 40, 2.0)
+    both = np.concatenate([a, b])[:, :2]  # trees, houses: from column to column
+    assert both[0, 0] > 0.99
+    assert both[-1, 1] > 0.99
+    assert (np.diff(both[:, 1]) > 0).all()
+    # The border is no step: either side has half of what the other says, as over a root.
+    assert abs(both[4, 1] - both[3, 1]) < 0.5
+    np.testing.assert_allclose(both[:, 0], both[::-1, 1], atol=1e-5)
+    hard = row("trees", "houses", right, 0, 0.0)
+    assert (hard[:, 0] == 1).all()
+
+
+def test_what_was_filled_before_lies_below_and_what_is_far_is_not_told_of(words: Words) -> None:
+    own = Region.from_box(Box(0, 0, 80, 80))
+    below = RegionPrompt(Region.from_box(Box(0, 40, 80, 80)), "houses", True, own)
+    far = RegionPrompt(Region.from_box(Box(900, 0, 20, 20)), "fat", True)
+    laid = lay(words, Prompt("trees", regions=(below, far), feather=0), (8, 12), *FRAME)
+    assert (laid.grid[:, :8, 0] == 1).all()  # all of its own, where they overlap too
+    assert (laid.grid[:, 8:, 1] == 1).all()
+    assert not any("no place" in note for note in laid.notes)
+    told = json.loads(imagine(words, Prompt("trees", regions=(below,)), (8, 12), *FRAME).record)
+    assert told["regions"][0]["without"] == own.to_list()

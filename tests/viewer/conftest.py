@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from napari_ssldiff.embeddings.field import EmbeddingField
+from napari_ssldiff.embeddings.slide import Sampled
 from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.geometry import Region, centre_out
 from napari_ssldiff.scenes.scene import Scene
@@ -139,6 +140,22 @@ class FakeBackend:
         vectors = np.zeros((rows, columns, 4), np.float32)
         vectors[:, : columns // 2, 0] = vectors[:, columns // 2 :, 1] = 1
         return EmbeddingField(vectors, (box.y, box.x), (16, 16), "fake", size.y, size.unit)
+
+    def sample(self, scene: Scene, bundle: Any, progress: Any, cancel: Any) -> Sampled:
+        """Every other cell of the scene; the upper half is of one kind, the lower half of another,
+        but for the first row of cells, which is background.
+        """
+        progress("sampling the slide", 1, 2)
+        self._work(self.delay, cancel)
+        grid = (scene.shape[0] // 16, scene.shape[1] // 16)
+        rows, columns = (-(-n // 2) for n in grid)
+        vectors = np.zeros((rows, columns, 4), np.float32)
+        vectors[: rows // 2, :, 0] = vectors[rows // 2 :, :, 2] = 1
+        valid = np.ones((rows, columns), bool)
+        valid[0] = False
+        unit = scene.encoder_pixel_size.unit
+        made = EmbeddingField(vectors, (0, 0), (32, 32), "fake", 1.0, unit, valid)
+        return Sampled(made, (16.0, 16.0), grid)
 
     def make_request(
         self,

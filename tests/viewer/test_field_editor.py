@@ -20,8 +20,9 @@ from napari_ssldiff.embeddings.index import Index, image_of
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.scene import PixelSize
+from napari_ssldiff.scenes.thumbnail import thumbnail
 from napari_ssldiff.viewer import field_editor
-from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed
+from napari_ssldiff.viewer.field_editor import FieldEditor
 from napari_ssldiff.viewer.field_renders import cell_of
 from napari_ssldiff.viewer.lookup import Elsewhere
 from napari_ssldiff.viewer.messages import (
@@ -35,6 +36,7 @@ from napari_ssldiff.viewer.messages import (
     PatchDone,
 )
 from napari_ssldiff.viewer.patches import patches_of
+from napari_ssldiff.viewer.pointing import Pointed
 from napari_ssldiff.viewer.session import Parameters, Wording
 from napari_ssldiff.viewer.workbench import Workbench
 
@@ -343,6 +345,105 @@ def test_pointing_shows_where_more_of_it_is_and_which_real_cells_are_like_it(
     paint(editor, bench, int(editor.opened.found.labels[0, 0]) + 1, (2, 4))  # type: ignore[union-attr]
     editor.point(2, 4)
     assert all(n.column < 3 for n in seen[-1].near)
+
+
+def test_a_kind_that_is_picked_shows_real_cells_of_its_own(
+    bench: Workbench, editor: FieldEditor
+) -> None:
+    seen: list[Pointed] = []
+    editor.pointed_at.connect(seen.append)
+    assert editor.opened is not None
+    for kind in range(2):
+        assert editor.choose(kind)
+        pointed, labels = seen[-1], editor.opened.found.labels
+        assert pointed.about.startswith(f"Kind {kind + 1} and the real cells of it in the region")
+        assert len(pointed.near) == len(pointed.pictures) == 5
+        assert all(labels[n.row, n.column] == kind for n in pointed.near)
+    columns = [{n.column < 3 for n in pointed.near} for pointed in seen]
+    assert sorted(map(list, columns)) == [[False], [True]]
+
+
+@pytest.fixture
+def whole(bench: Workbench, post: Any) -> Iterator[FieldEditor]:
+    """An editor whose kinds are of the whole slide, of which every other cell was looked at."""
+    editor = FieldEditor(bench)
+    assert editor.open(4, True)
+    post.until(JobDone, bench.handle)
+    yield editor
+    editor.close()
+
+
+def test_kinds_of_the_whole_slide_are_found_outside_the_region_too(
+    bench: Workbench, whole: FieldEditor, post: Any
+) -> None:
+    opened = whole.opened
+    assert opened is not None
+    assert opened.whole is not None
+    # Of the slide's two kinds the region has only the one of its left half.
+    assert [kind.vector.argmax() for kind in whole.kinds] == [2, 0]
+    assert len(whole.kinds) == 2
+    assert sum(opened.shares) == pytest.approx(1)
+    assert opened.shares[0] > opened.shares[1] > 0  # the background row is of neither
+    assert (opened.found.labels.shape, opened.field.shape) == ((4, 6), (4, 6))
+    assert (opened.found.labels[:, :3] == 1).all()
+    # Their pictures are of the cells that they say, not of the blocks that these stand for.
+    for kind, (row, column) in zip(whole.kinds, opened.whole.found.cells, strict=True):
+        y, x = opened.corner(row, column)
+        assert (y % 32, x % 32) == (16, 16)
+        real = thumbnail(opened.scene, (y, x), (16, 16), 48)
+        np.testing.assert_array_equal(kind.picture, real)
+    # They are painted onto the region like its own.
+    paint(whole, bench, 1, (0, 0))
+    assert whole.current.vectors[0, 0].argmax() == 2
+
+
+def test_similarity_is_shown_all_over_the_slide(bench: Workbench, whole: FieldEditor) -> None:
+    seen: list[Pointed] = []
+    whole.pointed_at.connect(seen.append)
+    assert whole.point(0, 0)
+    heat = layer(bench, "· whole slide · similarity")
+    assert np.isnan(heat.data[0]).all()  # background
+    half = heat.data.shape[0] // 2
+    np.testing.assert_allclose(heat.data[1:half], 1, atol=1e-6)
+    np.testing.assert_allclose(heat.data[half:], 0, atol=1e-6)
+    # It lies over the whole slide, and that of the region over the region.
+    assert tuple(heat.scale[-2:] / layer(bench, "· brush").scale[-2:]) == (2, 2)
+    names = [x.name for x in bench.viewer.layers]
+    for what in ("embeddings", "similarity"):  # the region's lie above
+        (slide,) = (i for i, n in enumerate(names) if n.endswith(f"whole slide · {what}"))
+        (own,) = (i for i, n in enumerate(names) if n.endswith(what) and i != slide)
+        assert own > slide
+        assert names[own].removesuffix(what) == names[slide].removesuffix(f"whole slide · {what}")
+    own_heat = bench.viewer.layers[names[slide].replace(" · whole slide", "")]
+    assert own_heat.contrast_limits == heat.contrast_limits  # one colour is one cosine
+    near = seen[-1].near
+    assert "in the whole slide" in seen[-1].about
+    assert len(near) == 5
+    assert all(0 < n.row < half for n in near)
+    # A cell of the slide can be pointed at as well; it is not among those like it.
+    assert whole.point(half + 1, 3, True)
+    assert layer(bench, "· whole slide · similarity").data[half + 1, 3] == pytest.approx(1)
+    assert all(n.row >= half and (n.row, n.column) != (half + 1, 3) for n in seen[-1].near)
+    assert not whole.point(0, 0, True)
+    assert "background" in bench.session.status.text
+    assert whole.choose(0)
+    assert "kind 1 and the real cells of it in the whole slide" in seen[-1].about.lower()
+    assert all(n.row >= half for n in seen[-1].near)
+    assert layer(bench, "· whole slide · embeddings").data[0, 0, 3] == 0
+    whole.close()
+    assert not [x.name for x in bench.viewer.layers if "whole slide" in x.name]
+
+
+def test_sampling_the_slide_can_be_cancelled(bench: Workbench, backend: Any, post: Any) -> None:
+    backend.delay = 30.0
+    editor = FieldEditor(bench)
+    assert editor.open(4, True)
+    while post.until(JobProgress, bench.handle).stage != "Sampling the slide":
+        pass
+    bench.cancel()
+    post.until(JobCancelled, bench.handle)
+    assert editor.opened is None
+    editor.close()
 
 
 def test_colours_stay_from_one_field_of_an_encoder_to_the_next(

@@ -57,6 +57,40 @@ def test_every_region_is_filled_by_its_own_prompt_or_else_the_roots(
     assert "It does not know 'treez'." in bench.session.status.text
 
 
+def test_regions_that_touch_fade_into_each_other(bench: Workbench, backend: Any, post: Any) -> None:
+    bench.session.wording = Wording("dense nuclei", feather=2)
+    under = Region.from_box(Box(80, 30, 60, 80))  # begins where A ends
+    for region, text in (
+        (A, "pink stroma"),
+        (under, ""),
+        (Region.from_box(Box(300, 30, 60, 80)), "fat"),
+    ):
+        bench.regions.add(region, "rectangle")
+        if text:
+            bench.regions.set_prompt(text)
+    bench.regions.select({0, 1, 2})
+    assert bench.synthesise("regions")
+    for _ in range(3):
+        post.until(JobDone, bench.handle)
+    stroma, nuclei, fat = backend.prompts
+    (after,), (before,) = stroma.regions, nuclei.regions
+    assert (after.text, after.region, after.without) == ("dense nuclei", under, None)
+    assert (before.text, before.region, before.without) == ("pink stroma", A, under)
+    assert fat.regions == ()
+    # Of a region that is not filled along nothing is known.
+    bench.regions.select({0})
+    assert bench.synthesise("regions")
+    post.until(JobDone, bench.handle)
+    assert backend.prompts[-1].regions == ()
+    # A class is no words, so only the region with words of its own is heard across the border.
+    bench.session.wording = Wording(condition=ClassLabel("Viable"))
+    bench.regions.select({0, 1})
+    assert bench.synthesise("regions")
+    post.until(JobDone, bench.handle)
+    post.until(JobDone, bench.handle)
+    assert [len(p.regions) for p in backend.prompts[-2:]] == [0, 1]
+
+
 def test_a_scene_is_filled_as_one_with_the_regions_prompts_inside(
     bench: Workbench, backend: Any, post: Any
 ) -> None:

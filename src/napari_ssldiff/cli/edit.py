@@ -40,6 +40,21 @@ TOLD = {
     "jitter": ("seed",),
     "replace": ("softness",),
 }
+#: What options are where nobody gives them; the grammar leaves them open, so that it is known which
+#: were given.
+DEFAULTS: dict[str, Any] = {
+    "amount": 1.0, "width": 1.0, "soft": 0.0, "softness": 0.1, "seed": 0, "device": "auto",
+    "stretch": False,
+}  # fmt: skip
+#: What is taken besides.
+MORE = {"mix": ("stretch",), "move": ("seed", "device")}
+#: What is taken in one way of an operation only: which, and by what option it is told.
+WAYS = {
+    ("move", "seed"): ("by words", ("towards_words", "away_words")),
+    ("move", "device"): ("by words", ("towards_words", "away_words")),
+    ("interpolate", "width"): ("along --path", ("path",)),
+    ("interpolate", "soft"): ("along --path", ("path",)),
+}
 #: Cells a side of what words are made into, before their mean is taken.
 SIDE = 8
 
@@ -52,8 +67,8 @@ def add_parser(commands: Any) -> None:
     add("--op", required=True, choices=sorted(NEEDS), help="what is done")
     add("--with", dest="with_", type=Path, metavar="FIELD", help="another field; for paint and "
         "replace its mean counts")  # fmt: skip
-    add("--stretch", action="store_true", help="mix: stretch --with over the field, where it has "
-        "another shape")  # fmt: skip
+    add("--stretch", action="store_true", default=None, help="mix: stretch --with over the field, "
+        "where it has another shape")  # fmt: skip
     add("--amount", type=float, help=f"{', '.join(_amounts())}: 0…1 (1)")
     add("--towards", type=Path, action="append", metavar="FIELD", help="move: from the mean of "
         "--away to its mean; several: of all their cells")  # fmt: skip
@@ -67,16 +82,16 @@ def add_parser(commands: Any) -> None:
     add("--to", type=Path, metavar="FIELD", help="interpolate: its mean is where the way ends")
     add("--axis", choices=("x", "y"), help="interpolate: all cells, from left to right or downward")
     add("--path", metavar="X,Y,X,Y,…", help="interpolate: along a line through these cells")
-    add("--width", type=float, default=1.0, help="interpolate: of the line, in cells (1)")
-    add("--soft", type=float, default=0.0, help="interpolate: cells over which its edge fades (0)")
+    add("--width", type=float, help="interpolate: of the line, in cells (1)")
+    add("--soft", type=float, help="interpolate: cells over which its edge fades (0)")
     add("--like", type=Path, metavar="FIELD", help="replace: cells that resemble its mean")
     add("--threshold", type=float, help="replace: cosine from which a cell is alike")
-    add("--softness", type=float, default=0.1, help="replace: cosine over which it sets in (0.1)")
+    add("--softness", type=float, help="replace: cosine over which it sets in (0.1)")
     add("--radius", type=float, help="smooth and harmonise: cells")
     add("--concentration", type=float, help="jitter: kappa of von Mises and Fisher")
-    add("--seed", type=int, default=0, help="of transfer, jitter and words")
+    add("--seed", type=int, help="of transfer, jitter and words (0)")
     add("--cells", metavar="X,Y,W,H", help="only these cells of the grid, from its corner")
-    add("--device", default="auto", help="where words are read: auto, cpu, cuda or mps")
+    add("--device", help="where words are read: auto, cpu, cuda or mps (auto)")
     add("-o", "--output", type=Path, required=True, metavar="FIELD2")
 
 
@@ -132,6 +147,39 @@ def _value(arguments: argparse.Namespace, name: str) -> Any:
     return getattr(arguments, f"{name}_" if name in ("with", "from") else name)
 
 
+def _takes(op: str) -> dict[str, str]:
+    """What an operation takes, and where it is in one of its ways only, in which."""
+    needs = [n for need in NEEDS[op] for n in ((need,) if isinstance(need, str) else need)]
+    names = (*needs, *TOLD.get(op, ()), *MORE.get(op, ()))
+    return {name: WAYS[op, name][0] if (op, name) in WAYS else "" for name in names}
+
+
+def _refuse_unused(arguments: argparse.Namespace) -> None:
+    """Raise where something is given that the operation does not use.
+
+    Raises
+    ------
+    InputError
+        Which names the option, and the operations that take it.
+    """
+    op, takes = arguments.op, _takes(arguments.op)
+    for name in dict.fromkeys(n for one in sorted(NEEDS) for n in _takes(one)):
+        if name == "cells" or _value(arguments, name) is None:
+            continue  # any operation can be kept to some cells
+        way, by = WAYS.get((op, name), ("", ()))
+        if name in takes and (not by or any(_value(arguments, n) is not None for n in by)):
+            continue
+        takers = [f"{one} {how}".strip() for one in sorted(NEEDS)
+                  for n, how in _takes(one).items() if n == name]  # fmt: skip
+        option, hint = f"--{name.replace('_', '-')}", ""
+        if name == "amount":
+            hint = ", or mix what it makes with the field by --op mix"
+        only = f" except {way}" if way else ""
+        raise InputError(
+            f"--op {op} takes no {option}{only}: leave it out{hint}. Taken by: {', '.join(takers)}"
+        )
+
+
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the operation needs, by name.
 
@@ -141,15 +189,10 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         If something is missing, or two are given of which one counts, or what is given does
         nothing.
     """
-    if arguments.amount is None:
-        arguments.amount = 1.0
-    elif arguments.op not in _amounts():
-        raise InputError(
-            f"--op {arguments.op} takes no --amount: leave it out, or mix what it makes with the "
-            "field by --op mix"
-        )
-    if arguments.stretch and arguments.op != "mix":
-        raise InputError(f"--op {arguments.op} takes no --stretch: leave it out")
+    _refuse_unused(arguments)
+    for name, value in DEFAULTS.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
     given: dict[str, Any] = {}
     for need in NEEDS[arguments.op]:
         names = (need,) if isinstance(need, str) else need

@@ -49,7 +49,8 @@ def add_parser(commands: Any) -> None:
         "--text-encoder",
         metavar="NAME",
         help="of the stage prior, instead of the one that the stage text makes: a folder, "
-        "hf-hub:OWNER/NAME or ARCHITECTURE:TAG of open_clip; own: back to that one",
+        "hf-hub:OWNER/NAME[:VARIANT], or ARCHITECTURE:TAG or :FILE of open_clip; own: back to "
+        "that one",
     )
     train.add_argument("--threads", type=int, help="CPU threads")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

@@ -65,7 +65,12 @@ def holds_tissue(cells: NDArray[np.uint8], background: tuple[int, int, int]) -> 
     return np.asarray(away | rough)
 
 
-def _cache_file(scene: Scene, encoder: Encoder, box: Box, folder: Path) -> Path | None:
+def cache_file(
+    scene: Scene, encoder: Encoder, box: Box, folder: Path, how: str = ""
+) -> Path | None:
+    """Where a finished field is kept; ``None`` for scenes that are in no file. ``how``: of a box
+    whose cells were not all embedded, which of them were.
+    """
     path = Path(scene.path)
     if not path.is_file():
         return None
@@ -78,8 +83,32 @@ def _cache_file(scene: Scene, encoder: Encoder, box: Box, folder: Path) -> Path 
         scene.encoder_pixel_size.to_list(),
         box.to_list(),
         repr(scene.display),
+        *([how] if how else []),
     ]
     return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+
+
+def kept(stored: Path | None) -> EmbeddingField | None:
+    """A field that is kept in a file, if there is one and it is whole."""
+    if stored and stored.exists():
+        try:
+            return EmbeddingField.load(stored)
+        except InputError:
+            stored.unlink(missing_ok=True)  # a damaged cache entry is no reason to stop
+    return None
+
+
+def keep(field: EmbeddingField, stored: Path | None) -> None:
+    """Keep a field in a file."""
+    if stored is None:
+        return
+    try:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        scratch = stored.with_name(f"{stored.name}.{os.getpid()}")
+        field.save(scratch)
+        scratch.replace(stored)
+    except OSError:
+        pass  # a cache that cannot be written only costs time
 
 
 def cell_blocks(
@@ -153,12 +182,10 @@ def embed_box(
     A field in level-0 pixels with its background mask.
     """
     spec = encoder.spec
-    stored = _cache_file(scene, encoder, box, cache) if cache else None
-    if stored and stored.exists():
-        try:
-            return EmbeddingField.load(stored)
-        except InputError:
-            stored.unlink(missing_ok=True)  # a damaged cache entry is no reason to stop
+    stored = cache_file(scene, encoder, box, cache) if cache else None
+    found = kept(stored)
+    if found is not None:
+        return found
     cell = spec.cell
     rows, columns = -(-box.h // cell), -(-box.w // cell)
     vectors = np.empty((rows, columns, spec.width), np.float32)
@@ -181,14 +208,7 @@ def embed_box(
         unit=spec.unit,
         valid=valid,
     )
-    if stored:
-        try:
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            scratch = stored.with_name(f"{stored.name}.{os.getpid()}")
-            field.save(scratch)
-            scratch.replace(stored)
-        except OSError:
-            pass  # a cache that cannot be written only costs time
+    keep(field, stored)
     return field
 
 

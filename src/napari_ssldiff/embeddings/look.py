@@ -134,8 +134,35 @@ def nearest(
     cosines = np.where(_valid(field), similarity(field, vector), -2)
     if beside is not None:
         cosines[beside] = -2
+    return _best(cosines, count)
+
+
+def of_kind(field: EmbeddingField, found: Prototypes, kind: int, count: int = 5) -> list[Near]:
+    """The cells of one kind that are most like its prototype, the nearest first.
+
+    Parameters
+    ----------
+    found
+        What :func:`prototypes` makes of the field.
+    kind
+        Which, from 0.
+
+    Raises
+    ------
+    InputError
+        If there is no such kind.
+    """
+    if not 0 <= kind < len(found.vectors):
+        raise InputError(f"there is no kind {kind}: there are {len(found.vectors)}, from 0")
+    cosines = similarity(field, found.vectors[kind])
+    cosines = np.where(_valid(field) & (found.labels == kind), cosines, -2)
+    return _best(cosines, count)
+
+
+def _best(cosines: NDArray[np.float32], count: int) -> list[Near]:
+    """Cells of the largest cosines; of -2 none."""
     best = np.argsort(-cosines, axis=None, kind="stable")[:count]
-    rows, columns = np.unravel_index(best, field.shape)
+    rows, columns = np.unravel_index(best, cosines.shape)
     found = (Near(int(r), int(c), float(cosines[r, c])) for r, c in zip(rows, columns, strict=True))
     return [near for near in found if near.cosine > -2]
 

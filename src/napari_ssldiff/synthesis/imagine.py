@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,28 @@ if TYPE_CHECKING:
     from napari_ssldiff.models.priors import Words
 
 
+#: Cells around a canvas in which what lies beside it is looked at, at most.
+_REACH = 64
+
+
 @dataclass(frozen=True)
 class RegionPrompt:
-    """What one region shall show; ``""`` leaves it to the root prompt."""
+    """What one region shall show.
+
+    Parameters
+    ----------
+    region, text
+        Where, and what; ``""`` leaves it to the root prompt.
+    beside
+        It lies beside what is filled and reaches over the border only; it need not.
+    without
+        Where this lies, it does not hold.
+    """
 
     region: Region
     text: str = ""
+    beside: bool = False
+    without: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -157,8 +174,10 @@ def lay(
         grid = mixed(grid, vector(Text(part.prompt)), weights)
     for one in prompt.regions:
         if one.text.strip():
-            weights = _inside(one.region, shape, origin, cell, prompt.feather)
+            weights = _inside(one, shape, origin, cell, prompt.feather)
             if not weights.any():
+                if one.beside:
+                    continue
                 why = _missed(one.region, shape, origin, cell)
                 notes.append(f"{one.text!r} has no place: its region {why}")
                 continue
@@ -242,7 +261,7 @@ def guidance_of(words: Words, prompt: Prompt) -> Guidance:
 
 
 def _inside(
-    region: Region,
+    one: RegionPrompt,
     shape: tuple[int, int],
     origin: tuple[float, float],
     cell: tuple[float, float],
@@ -250,13 +269,24 @@ def _inside(
 ) -> NDArray[np.float32]:
     """How much of each cell is inside a region, faded over ``feather`` cells."""
     fine = 4
-    moved = Region.from_vertices(np.asarray(region.vertices) - np.asarray(origin))
-    box = Box(0, 0, shape[0] * fine, shape[1] * fine)
-    mask = moved.mask(box, (fine / cell[0], fine / cell[1])).astype(np.float32)
-    weights: NDArray[np.float32] = mask.reshape(shape[0], fine, shape[1], fine).mean((1, 3))
+    # What lies beside the canvas reaches into it. A region of the canvas does not fade where that
+    # ends, so it is seen as if it went on there.
+    reach = min(math.ceil(2 * feather), _REACH) if one.beside else 0
+    rows, columns = (n + 2 * reach for n in shape)
+    corner = np.asarray(origin) - reach * np.asarray(cell)
+    box = Box(0, 0, rows * fine, columns * fine)
+
+    def mask_of(region: Region) -> NDArray[np.float32]:
+        moved = Region.from_vertices(np.asarray(region.vertices) - corner)
+        return moved.mask(box, (fine / cell[0], fine / cell[1])).astype(np.float32)
+
+    mask = mask_of(one.region)
+    if one.without is not None:
+        mask *= 1 - mask_of(one.without)
+    weights: NDArray[np.float32] = mask.reshape(rows, fine, columns, fine).mean((1, 3))
     if feather > 0:
         weights = gaussian_filter(weights, feather / 2, mode="nearest")
-    return weights
+    return weights[reach : reach + shape[0], reach : reach + shape[1]]
 
 
 def _missed(
@@ -273,10 +303,17 @@ def _missed(
     return "is too thin, less than a quarter of a cell"
 
 
+def _told(one: RegionPrompt) -> dict[str, Any]:
+    made: dict[str, Any] = {"region": one.region.to_list(), "text": one.text}
+    if one.without is not None:
+        made["without"] = one.without.to_list()
+    return made
+
+
 def _record(words: Words, prompt: Prompt, root: Mapping[str, Any], guidance: float) -> str:
     made = {
         "made": "prompt", "text": prompt.text, "condition": dict(root), "negative": prompt.negative,
-        "regions": [{"region": r.region.to_list(), "text": r.text} for r in prompt.regions],
+        "regions": [_told(one) for one in prompt.regions],
         "seed": prompt.seed, "guidance": guidance, "feather": prompt.feather,
         "prior": words.card.id, "prior_hash": words.card.hash,
         "text_encoder": None if words.text is None else words.text.name,

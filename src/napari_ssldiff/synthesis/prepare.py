@@ -13,6 +13,7 @@ from napari_ssldiff.cache import cache_dir
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.embeddings.extract import embed_box, grid_scale, read_grid
 from napari_ssldiff.embeddings.field import EmbeddingField
+from napari_ssldiff.embeddings.slide import CELLS, Sampled, sample_scene
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.models.load import ModelBundle
@@ -102,6 +103,44 @@ def embed_region(
     return bundle.translation(
         field, progress=lambda done, total: tell("translating", done, total), check=check
     )
+
+
+def sample_slide(
+    scene: Scene,
+    bundle: ModelBundle,
+    count: int = CELLS,
+    *,
+    cache: Path | None = None,
+    progress: Report | None = None,
+    cancel: CancelToken | None = None,
+) -> Sampled:
+    """Embed cells of a whole scene, ``count`` at most and evenly over what is no background; those
+    of a model that draws another stain translated as by :func:`embed_region`.
+
+    Parameters
+    ----------
+    cache
+        Folder of finished samples; by default one in the user's cache folder.
+    progress
+        Told ``("sampling the slide", cells done, cells)``.
+
+    Raises
+    ------
+    InputError
+        If the scene holds nothing but background, or its unit is not the model's.
+    """
+    check = cancel.raise_if_cancelled if cancel else lambda: None
+    tell = progress or (lambda stage, done, total: None)
+    sampled = sample_scene(
+        scene, bundle.encoder, count, cache=cache or cache_dir() / "fields", check=check,
+        progress=lambda done, total: tell("sampling the slide", done, total),
+    )  # fmt: skip
+    if bundle.translation is None:
+        return sampled
+    field = bundle.translation(
+        sampled.field, progress=lambda done, total: tell("translating", done, total), check=check
+    )
+    return replace(sampled, field=field)
 
 
 def imagine_region(

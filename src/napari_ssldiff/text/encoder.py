@@ -1,4 +1,4 @@
-"""Words and pictures in one space: open_clip models, from the hub, a folder, or our own.
+"""Words and pictures in one space: models of others (``hub.py``), or our own of open_clip.
 
 Our own is small because it knows few words: its table holds the tokens of its captions only. The
 file ``vocabulary.json`` beside its weights lists these tokens (as numbers of open_clip's
@@ -23,13 +23,10 @@ from PIL import Image
 
 from napari_ssldiff.embeddings.field import Vectors, normalise
 from napari_ssldiff.errors import InputError, ModelError
+from napari_ssldiff.text import hub
 from napari_ssldiff.text.captions import words_of
 
 VOCABULARY = "vocabulary.json"
-_TAKES = (
-    "It takes a folder with open_clip_config.json and weights, hf-hub:OWNER/NAME, or "
-    "ARCHITECTURE:TAG such as ViT-B-32:laion2b_s34b_b79k"
-)
 
 
 class TokenTable:
@@ -60,14 +57,14 @@ class TokenTable:
 
 
 class TextEncoder:
-    """An open_clip model that gives texts and images vectors of one space.
+    """A model that gives texts and images vectors of one space.
 
     Parameters
     ----------
     name
         What it is called: a hub id or a folder's name.
     model, preprocess, tokenizer
-        As open_clip makes them.
+        As open_clip makes them, or something that can be called as these can.
     words
         The words that it knows; ``None``: any.
     table
@@ -187,41 +184,33 @@ def _short(text: str, limit: int = 60) -> str:
 
 
 def load_text_encoder(name: str | Path, device: torch.device | str = "cpu") -> TextEncoder:
-    """An open_clip model by hub id, by folder in the hub's layout, or by architecture and weights.
+    """A text encoder by hub id, by folder in the hub's layout, or by architecture and weights.
 
     Parameters
     ----------
     name
-        ``hf-hub:OWNER/NAME``, a folder, or ``ARCHITECTURE:TAG`` as open_clip lists its pretrained
-        models (``ViT-B-32:laion2b_s34b_b79k``).
+        ``hf-hub:OWNER/NAME``, with ``:VARIANT`` for repositories of several; a folder in the layout
+        of open_clip or of transformers (CLIP, SigLIP); ``ARCHITECTURE:TAG`` as open_clip lists its
+        pretrained models (``ViT-B-32:laion2b_s34b_b79k``); or ``ARCHITECTURE:FILE``.
 
     Raises
     ------
     ModelError
         If it cannot be loaded.
     """
-    import open_clip
-
-    folder, tag = Path(name), ""
-    if folder.is_dir():
-        words, table = _vocabulary(folder)
-        key, shown = f"local-dir:{folder}", folder.name
-    else:
-        words, table, key, shown = None, None, str(name), str(name)
-        if not shown.startswith("hf-hub:"):
-            key, _, tag = shown.partition(":")
-            if not tag:  # open_clip would make one up of random weights
-                raise ModelError(f"cannot load the text encoder {shown}: {_TAKES}")
+    folder = Path(name)
+    words, table = _vocabulary(folder) if folder.is_dir() else (None, None)
+    shown = folder.name if folder.is_dir() else str(name)
     try:
-        # Without weights open_clip only warns, and hands out a model of random ones.
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            key, pretrained=tag or None, require_pretrained=True
-        )
-        tokenizer = open_clip.get_tokenizer(key)
-    except Exception as error:  # the library raises whatever its parts raise
+        loaded = hub.read(name)
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries raise whatever their parts raise
         said = " ".join(str(error).split())[:200]
-        raise ModelError(f"cannot load the text encoder {shown}: {said}. {_TAKES}") from error
-    return TextEncoder(shown, model.to(device), preprocess, tokenizer, words, table)
+        raise ModelError(f"cannot load the text encoder {shown}: {said}. {hub.TAKES}") from error
+    return TextEncoder(
+        loaded.name, loaded.model.to(device), loaded.preprocess, loaded.tokenizer, words, table
+    )
 
 
 def _vocabulary(folder: Path) -> tuple[frozenset[str] | None, TokenTable | None]:

@@ -16,6 +16,7 @@ from napari_ssldiff.viewer.session import Parameters
 
 if TYPE_CHECKING:
     from napari_ssldiff.embeddings.field import EmbeddingField
+    from napari_ssldiff.embeddings.slide import Sampled
     from napari_ssldiff.models.priors import Words
     from napari_ssldiff.synthesis.endless import LazyScene
     from napari_ssldiff.synthesis.events import Event
@@ -116,6 +117,7 @@ class Backend(Protocol):
     def embed(
         self, scene: Scene, region: Region, bundle: Any, *, progress: ProgressCall, cancel: Any
     ) -> EmbeddingField: ...
+    def sample(self, scene: Scene, bundle: Any, progress: ProgressCall, cancel: Any) -> Sampled: ...
     def make_request(
         self,
         scene: Scene,
@@ -265,6 +267,12 @@ class EngineBackend:
         from napari_ssldiff.synthesis.prepare import embed_region
 
         return embed_region(scene, region, bundle, progress=progress, cancel=cancel)
+
+    def sample(self, scene: Scene, bundle: Any, progress: ProgressCall, cancel: Any) -> Sampled:
+        """Embeddings from all over a scene."""
+        from napari_ssldiff.synthesis.prepare import sample_slide
+
+        return sample_slide(scene, bundle, progress=progress, cancel=cancel)
 
     def make_request(
         self,

@@ -8,7 +8,7 @@ and only cells that differ from what the overlay shows are synthesised again.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,9 @@ from napari_ssldiff.embeddings.colours import Method, Palette, colours_for, kept
 from napari_ssldiff.embeddings.edited import EditedField
 from napari_ssldiff.embeddings.field import EmbeddingField, Vectors
 from napari_ssldiff.embeddings.index import Index
-from napari_ssldiff.embeddings.look import Near, nearest, similarity
+from napari_ssldiff.embeddings.look import similarity
 from napari_ssldiff.errors import InputError
-from napari_ssldiff.viewer.field_job import PICTURE, ColoursJob, OpenedField, picture_of
+from napari_ssldiff.viewer.field_job import PICTURE, ColoursJob, OpenedField
 from napari_ssldiff.viewer.field_layers import FieldLayers
 from napari_ssldiff.viewer.field_renders import Renders
 from napari_ssldiff.viewer.field_tools import FieldTools
@@ -37,6 +37,7 @@ from napari_ssldiff.viewer.messages import (
     NearFound,
 )
 from napari_ssldiff.viewer.overlay import PAINTING_KEY
+from napari_ssldiff.viewer.pointing import NEIGHBOURS, Pointed, cell_of, heat_of, kind_of, map_of
 from napari_ssldiff.viewer.session import Parameters, Severity
 from napari_ssldiff.viewer.told import told
 
@@ -44,29 +45,6 @@ if TYPE_CHECKING:
     from napari.layers import Labels
 
     from napari_ssldiff.viewer.workbench import Workbench
-
-#: Real cells that are shown beside one that was pointed at.
-NEIGHBOURS = 5
-
-
-@dataclass(frozen=True)
-class Pointed:
-    """A cell that the user pointed at.
-
-    Parameters
-    ----------
-    row, column
-        Which.
-    near
-        The real cells most like it, of the field as it was opened.
-    pictures
-        Their pixels.
-    """
-
-    row: int
-    column: int
-    near: tuple[Near, ...]
-    pictures: tuple[NDArray[np.uint8], ...]
 
 
 class FieldEditor:
@@ -98,6 +76,8 @@ class FieldEditor:
         self._palette: Palette | None = None
         self._renders: Renders | None = None
         self._layers: FieldLayers | None = None
+        #: Of the whole slide, where kinds are of it.
+        self._slide: FieldLayers | None = None
         bench.heard.connect(self._hear)
         bench.viewer.layers.events.removed.connect(self._on_removed)
 
@@ -148,23 +128,26 @@ class FieldEditor:
         return opened
 
     @told
-    def open(self, count: int = 8) -> None:
-        """Queue the embeddings of the first chosen region; asks before edits are given up."""
+    def open(self, count: int = 8, whole: bool = False) -> None:
+        """Queue the embeddings of the first chosen region, sorted into its own kinds or into those
+        of the whole slide; asks before edits are given up.
+        """
         edited = self.edited is not None and self.edited.before is not None
         if self.edited is not None and (edited or self.painted.any()):
             question = "Edits of the embeddings that are open can then not be taken back. Go on?"
             if not self.bench.confirm(question):
                 raise InputError("the embeddings stay as they are")
-        self.bench.open_field(count)
+        self.bench.open_field(count, whole)
 
     @told
     def choose(self, kind: int) -> None:
-        """Give the user the brush with a kind of cell, counted from 0."""
+        """Give the user the brush with a kind of cell, counted from 0, and show what is of it."""
         brush = self._brush()
         brush.selected_label = kind + 1
         brush.mode = "paint"
         self.bench.viewer.layers.selection.active = brush
         self.say("Paint cells; the eraser takes paint off again.")
+        self._pointed(kind_of(self._parts()[0], self.kinds[kind], kind))
 
     @told
     def draft(self) -> None:
@@ -200,17 +183,27 @@ class FieldEditor:
         self._show(self.bench.session.parameters)
 
     @told
-    def point(self, row: int, column: int) -> None:
-        """Show how like every cell is to one, and the real cells that are most like it."""
+    def point(self, row: int, column: int, whole: bool = False) -> None:
+        """Show how like every cell is to one, and the real cells that are most like it.
+
+        Parameters
+        ----------
+        whole
+            Whether it is a cell of the slide's sample rather than of the region.
+        """
         (opened, layers, _), field = self._parts(), self.current
+        if whole:
+            field = opened.sorted[0]
+            if field.valid is not None and not field.valid[row, column]:
+                raise InputError("this is background, or between the cells that were looked at")
         vector = field.vectors[row, column]
-        layers.show_heat(similarity(field, vector))
-        real, scene = opened.field, opened.scene
-        near = tuple(nearest(real, vector, NEIGHBOURS, beside=(row, column)))
-        pictures = tuple(picture_of(scene, real, n.row, n.column) for n in near)
-        self.pointed_at.emit(Pointed(row, column, near, pictures))
-        if self.index is not None:
-            self._lookup.ask(self.index, vector, NEIGHBOURS, row, column)
+        heats = [(layers, similarity(self.current, vector))]
+        if self._slide is not None and opened.whole is not None:  # below the region's
+            heats.insert(0, (self._slide, heat_of(opened.whole, vector)))
+        low = min(float(np.nanmin(heat)) for _, heat in heats)  # one colour is one cosine
+        for shown, heat in heats:
+            shown.show_heat(heat, low)
+        self._pointed(cell_of(opened, row, column, vector, whole), row, column)
 
     @told
     def colour(self, method: Method, anew: bool = False) -> None:
@@ -274,6 +267,11 @@ class FieldEditor:
 
     # Inside
 
+    def _pointed(self, pointed: Pointed, row: int = -1, column: int = -1) -> None:
+        self.pointed_at.emit(pointed)
+        if self.index is not None:
+            self._lookup.ask(self.index, pointed.vector, NEIGHBOURS, row, column)
+
     def _parts(self) -> tuple[OpenedField, FieldLayers, Renders]:
         """What belongs to the field that is open."""
         self.kept  # noqa: B018  (says that none is)
@@ -318,6 +316,11 @@ class FieldEditor:
         if self._palette is None:  # never fitted, which by UMAP takes a while
             self.method = "pca"
             self._palette = colours_for(opened.field)
+        if opened.whole is not None:
+            self._slide = FieldLayers(
+                self.bench.viewer, opened.source, f"{opened.scene.name} · whole slide",
+                opened.whole.sampled.field, lambda row, column: self.point(row, column, True),
+            )  # fmt: skip
         self._layers = FieldLayers(
             self.bench.viewer, opened.source, opened.scene.name, opened.field, self.point,
             self.stroke.emit, self.tools.lead,
@@ -339,6 +342,9 @@ class FieldEditor:
             self._draw_map()
 
     def _draw_map(self) -> None:
+        if self._slide is not None and self.opened is not None and self.opened.whole is not None:
+            whole = self.opened.whole
+            self._slide.show_map(map_of(whole, self._colours(whole.sampled.field.vectors)))
         if self._layers is not None:
             self._layers.show_map(self._colours(self.current.vectors))
 
@@ -361,15 +367,18 @@ class FieldEditor:
     def _drop(self) -> None:
         if self._renders is not None:
             self._renders.stop()
-        if self._layers is not None:
-            self._layers.remove()
-        self.opened = self.edited = self._renders = self._layers = self._palette = None
+        for layers in (self._layers, self._slide):
+            if layers is not None:
+                layers.remove()
+        self.opened = self.edited = self._renders = self._palette = None
+        self._layers = self._slide = None
         self.kinds = []
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
-        if self._layers is not None:
-            self._layers.removed(layer)
+        for layers in (self._layers, self._slide):
+            if layers is not None:
+                layers.removed(layer)
         if self.opened is not None and layer is self.opened.source:
             self._drop()
             self.opened_changed.emit()

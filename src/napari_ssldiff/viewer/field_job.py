@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from napari_ssldiff.embeddings.colours import Method, colours_for
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.embeddings.look import Prototypes, prototypes
+from napari_ssldiff.embeddings.slide import Sampled
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.scenes.thumbnail import thumbnail
@@ -27,6 +28,22 @@ PICTURE = 48
 
 
 @dataclass(frozen=True, eq=False)
+class Whole:
+    """What a whole scene consists of.
+
+    Parameters
+    ----------
+    sampled
+        Cells from all over it.
+    found
+        What they consist of.
+    """
+
+    sampled: Sampled
+    found: Prototypes
+
+
+@dataclass(frozen=True, eq=False)
 class OpenedField:
     """A region's field, as the editor takes it.
 
@@ -37,11 +54,13 @@ class OpenedField:
     field
         The embeddings of the region's canvas, which may be a little larger.
     found
-        What the field consists of.
+        What the field consists of; of the whole scene's kinds, which its cells are most like.
     kinds
         A kind for each prototype, with the picture of a real cell.
     history
         How the field came about, where it is not the region's own: JSON objects.
+    whole
+        The whole scene, where the kinds are of it.
     """
 
     scene: Scene
@@ -52,11 +71,37 @@ class OpenedField:
     found: Prototypes
     kinds: tuple[Kind, ...]
     history: tuple[str, ...] = ()
+    whole: Whole | None = None
+
+    @property
+    def sorted(self) -> tuple[EmbeddingField, Prototypes]:
+        """The real cells that were sorted into kinds, of the region or of the scene, and how."""
+        if self.whole is None:
+            return self.field, self.found
+        return self.whole.sampled.field, self.whole.found
+
+    @property
+    def shares(self) -> list[float]:
+        """How much of these each kind has."""
+        field, found = self.sorted
+        labels = found.labels if field.valid is None else found.labels[field.valid]
+        return [float((labels == i).mean()) for i in range(len(found.vectors))]
+
+    def corner(self, row: int, column: int) -> tuple[float, float]:
+        """``(y, x)`` in level-0 pixels of one of these cells."""
+        if self.whole is not None:
+            return self.whole.sampled.corner(row, column)
+        (y, x), (h, w) = self.field.origin, self.field.cell
+        return y + row * h, x + column * w
+
+    def picture(self, row: int, column: int) -> NDArray[np.uint8]:
+        """``(PICTURE, PICTURE, 3)`` uint8: the real pixels of one of these cells."""
+        return thumbnail(self.scene, self.corner(row, column), self.field.cell, PICTURE)
 
 
 @dataclass(frozen=True, eq=False)
 class OpenFieldJob:
-    """Embed a region and find its prototypes.
+    """Embed a region and find its prototypes, or those of all of its scene.
 
     Parameters
     ----------
@@ -64,6 +109,8 @@ class OpenFieldJob:
         The scene's layer.
     count
         Prototypes at most.
+    whole
+        Sort cells from all over the scene rather than the region's.
     """
 
     scene: Scene
@@ -72,6 +119,7 @@ class OpenFieldJob:
     model_id: str
     device: str
     count: int
+    whole: bool = False
     id: int = field(default_factory=next_id)
 
     def run(self, engine: Engine, control: JobControl, post: Post) -> str:
@@ -80,32 +128,27 @@ class OpenFieldJob:
         bundle, token = load_model(self, engine, control, report)
         report("Reading the region")
         made = engine.backend.embed(self.scene, self.region, bundle, progress=report, cancel=token)
+        sampled = engine.backend.sample(self.scene, bundle, report, token) if self.whole else None
         report("Sorting the cells")
-        found = prototypes(made, self.count)
+        whole, found = None, prototypes(made if sampled is None else sampled.field, self.count)
+        if sampled is not None:
+            whole = Whole(sampled, found)
+            found = replace(found, labels=(made.vectors @ found.vectors.T).argmax(-1))
         control.raise_if_cancelled()
+        opened = OpenedField(
+            self.scene, self.source, self.region, self.model_id, made, found, (),
+            getattr(bundle, "embedded", ()), whole,
+        )  # fmt: skip
         kinds = tuple(
-            Kind(vector, f"kind {i + 1}", made.encoder, picture_of(self.scene, made, *cell))
+            Kind(vector, f"kind {i + 1}", made.encoder, opened.picture(*cell))
             for i, (vector, cell) in enumerate(zip(found.vectors, found.cells, strict=True))
         )
-        post(
-            FieldOpened(
-                self.id,
-                OpenedField(
-                    self.scene,
-                    self.source,
-                    self.region,
-                    self.model_id,
-                    made,
-                    found,
-                    kinds,
-                    getattr(bundle, "embedded", ()),
-                ),
-            )
-        )
+        post(FieldOpened(self.id, replace(opened, kinds=kinds)))
         rows, columns = made.shape
+        seen = "" if sampled is None else f", found in {sampled.count} cells of the whole slide"
         return (
-            f"{rows} × {columns} cells of {len(kinds)} kinds: pick one and paint, or point at "
-            "the map."
+            f"{rows} × {columns} cells of {len(kinds)} kinds{seen}: pick one and paint, or point "
+            "at the map."
         )
 
 
@@ -133,9 +176,3 @@ class ColoursJob:
         control.raise_if_cancelled()
         post(ColoursFound(self.id, self.made.encoder, palette))
         return f"The map's colours are those of {self.method.upper()}."
-
-
-def picture_of(scene: Scene, made: EmbeddingField, row: int, column: int) -> NDArray[np.uint8]:
-    """``(PICTURE, PICTURE, 3)`` uint8: the real pixels of a cell."""
-    (oy, ox), (h, w) = made.origin, made.cell
-    return thumbnail(scene, (oy + row * h, ox + column * w), (h, w), PICTURE)

@@ -43,8 +43,8 @@ class FieldLayers:
         name: str,
         field: EmbeddingField,
         pressed: Callable[[int, int], object],
-        stroked: Callable[[], object],
-        traced: Callable[[NDArray[np.float64]], object],
+        stroked: Callable[[], object] = lambda: None,
+        traced: Callable[[NDArray[np.float64]], object] = lambda points: None,
     ) -> None:
         self._viewer, self._name, self._shape = viewer, name, field.shape
         self._place = {
@@ -56,7 +56,7 @@ class FieldLayers:
         self._layers: dict[str, Layer] = {}
 
     def show_map(self, colours: NDArray[np.uint8]) -> None:
-        """``(rows, columns, 3)``: the map, made anew where the user has removed it."""
+        """``(rows, columns, 3 or 4)``: the map, made anew where the user has removed it."""
         from napari.layers import Image
 
         if "map" in self._layers:
@@ -69,11 +69,11 @@ class FieldLayers:
         layer.mouse_drag_callbacks.append(self._on_press)
         self._add("map", layer)
 
-    def show_heat(self, values: NDArray[np.float32]) -> None:
-        """``(rows, columns)`` cosines."""
+    def show_heat(self, values: NDArray[np.float32], low: float) -> None:
+        """``(rows, columns)`` cosines, clear where they are not numbers; ``low`` is darkest."""
         from napari.layers import Image
 
-        limits = (min(float(values.min()), 0.99), 1.0)
+        limits = (min(low, 0.99), 1.0)
         heat: Any = self._layers.get("heat")
         if heat is not None:
             heat.data, heat.contrast_limits = values, limits

@@ -88,8 +88,9 @@ def prompts_for(
 ) -> list[tuple[Region, Prompt]]:
     """What to fill with which prompt.
 
-    Regions are filled one by one, each by its own prompt or else the root's. A scene or canvas is
-    filled as one, with the root's prompt and with the regions' own inside them.
+    Regions are filled one by one, each by its own prompt or else the root's; where chosen ones
+    touch, each fades into what the other says. A scene or canvas is filled as one, with the root's
+    prompt and with the regions' own inside them.
 
     Raises
     ------
@@ -101,7 +102,11 @@ def prompts_for(
     own = [(row.region, row.prompt) for row in rows if row.region is not None]
     if target == "regions":
         by_region = {region.vertices: text for region, text in own}
-        return [(r, prompt_of(session, by_region[r.vertices])) for r in regions.chosen()]
+        chosen = [(r, by_region[r.vertices]) for r in regions.chosen()]
+        return [
+            (region, prompt_of(session, text, _beside(chosen, i, session)))
+            for i, (region, text) in enumerate(chosen)
+        ]
     for row in rows:
         if row.region is None and row.prompt:
             raise InputError(
@@ -110,3 +115,21 @@ def prompts_for(
             )
     parts = [RegionPrompt(region, text) for region, text in own if text]
     return [(Region.from_box(scene.box), prompt_of(session, parts=parts))]
+
+
+def _beside(
+    chosen: Sequence[tuple[Region, str]], index: int, session: Session
+) -> list[RegionPrompt]:
+    """What the other regions that are filled say, of those that touch one; words alone can."""
+    region, own = chosen[index]
+    bounds, parts = region.bounds.grow(1), []
+    for i, (other, text) in enumerate(chosen):
+        said = text or session.wording.prompt
+        if i == index or said == (own or session.wording.prompt):
+            continue
+        if not (text or session.wording.condition is None):
+            continue  # it is no words
+        if other.bounds.intersect(bounds).area:
+            # Filled later, it lies over this one; what was filled before lies below.
+            parts.append(RegionPrompt(other, said, True, region if i < index else None))
+    return parts

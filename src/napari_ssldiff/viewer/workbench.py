@@ -186,13 +186,13 @@ class Workbench:
         number."""
         return self._fill([(region, None) for region in regions], content, how, model)
 
-    def open_field(self, count: int) -> None:
-        """Queue the embeddings of the first chosen region, to be looked at and edited."""
+    def open_field(self, count: int, whole: bool = False) -> None:
+        """Queue the embeddings of the first chosen region; ``whole``: by the slide's kinds."""
         scene, source = self._chosen_scene()
         model, device = self.choice.taken.id, self.session.device
         region = self.regions.chosen()[0]
         guard_size(region, "read", self.confirm)
-        self.submit(OpenFieldJob(scene, source, region, model, device, count))
+        self.submit(OpenFieldJob(scene, source, region, model, device, count, whole))
 
     def _fill(
         self,

@@ -38,11 +38,19 @@ class FieldPanel(QWidget):
         self.count.setObjectName("kinds")
         self.count.setRange(1, 64)
         self.count.setValue(8)
-        self.count.setToolTip("How many kinds of cells the region is sorted into")
+        self.count.setToolTip("How many kinds of cells there are to be")
+        self.of = QComboBox()
+        self.of.setObjectName("kinds_of")
+        self.of.addItem("Kinds of the region", False)
+        self.of.addItem("Kinds of the whole slide", True)
+        self.of.setToolTip(
+            "Which cells are sorted into kinds: the region's, or some from all over the slide. "
+            "Of the whole slide there is a map, too, and the similarity to what is clicked"
+        )
         self.open = button(
             "Open embeddings",
             "Show the chosen region's embeddings as a map, sorted into kinds of cells",
-            lambda: editor.open(self.count.value()),
+            lambda: editor.open(self.count.value(), self.of.currentData()),
             "open_field",
         )
         self.kinds = picture_line("prototypes", "Pick a kind of cell and paint it onto the image")
@@ -75,8 +83,9 @@ class FieldPanel(QWidget):
         self.near = NearestPanel(editor)
 
         box, inside = group("Embeddings")
+        inside.addWidget(self.open)
         line = QHBoxLayout()
-        line.addWidget(self.open, 1)
+        line.addWidget(self.of, 1)
         line.addWidget(self.count)
         inside.addLayout(line)
         line = QHBoxLayout()
@@ -128,11 +137,10 @@ class FieldPanel(QWidget):
         opened = self.editor.opened
         if opened is None:
             return
-        valid = opened.field.valid
-        labels = opened.found.labels if valid is None else opened.found.labels[valid]
+        shares = opened.shares
         for i, kind in enumerate(self.editor.kinds):
             if i < len(opened.kinds) and kind.picture is not None:
-                item = picture_item(kind.picture, f"{(labels == i).mean():.0%}")
+                item = picture_item(kind.picture, f"{shares[i]:.0%}")
             elif kind.picture is not None:
                 item = picture_item(kind.picture, kind.name)
             else:

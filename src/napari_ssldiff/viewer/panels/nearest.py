@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
-from napari_ssldiff.viewer.field_editor import FieldEditor, Pointed
+from napari_ssldiff.viewer.field_editor import FieldEditor
 from napari_ssldiff.viewer.field_job import PICTURE
 from napari_ssldiff.viewer.lookup import Elsewhere
 from napari_ssldiff.viewer.panels.layout import button, narrow
 from napari_ssldiff.viewer.panels.pictures import picture_item, picture_line
+from napari_ssldiff.viewer.pointing import Pointed
 
 #: Letters of an image's name that stand below its picture.
 LONGEST = 12
-_ASK = "Click the map: where is more of this, and which real cells are like it"
+_ASK = "Click the map or a kind: where is more of it, and which real cells are like it"
 
 
 class NearestPanel(QWidget):
@@ -26,7 +27,9 @@ class NearestPanel(QWidget):
         self._editor = editor
         self.told = QLabel(_ASK)
         self.told.setWordWrap(True)
-        self.here = picture_line("nearest", "Real cells of the region most like the one pointed at")
+        self.here = picture_line(
+            "nearest", "Real cells most like the one pointed at, or of the kind picked"
+        )
         self.index = button(
             "Index…", "Open an index of a data set (napari-ssldiff index), to be asked too",
             self._choose, "open_index",
@@ -35,7 +38,7 @@ class NearestPanel(QWidget):
         self.of.setObjectName("index_name")
         narrow(self.of)
         self.there = picture_line(
-            "nearest_elsewhere", "Real cells of the data set most like the one pointed at"
+            "nearest_elsewhere", "Real cells of the data set most like what was pointed at"
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -63,16 +66,13 @@ class NearestPanel(QWidget):
         self.show_index()
 
     def show_here(self, pointed: Pointed) -> None:
-        """Cells of the region that was opened."""
+        """Cells of the region that was opened, or of its slide."""
         self.here.clear()
         for near, picture in zip(pointed.near, pointed.pictures, strict=True):
             self.here.addItem(picture_item(picture, f"{near.cosine:.2f}"))
         self.here.setVisible(bool(pointed.near))
         self.there.setVisible(False)
-        self.told.setText(
-            f"Cell {pointed.row + 1}, {pointed.column + 1} and the real cells nearest to it, by "
-            "cosine:"
-        )
+        self.told.setText(pointed.about)
 
     def show_index(self) -> None:
         """Which data set is asked."""

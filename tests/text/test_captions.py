@@ -199,7 +199,9 @@ def test_roofs_are_built_and_rows_of_them_a_grid_whatever_its_direction() -> Non
     mixed = np.concatenate([town(0)[:, ::2][:, :64], town(45)[:, :64]] * 2, 1)
     assert facts_of(mixed, "remote sensing")["grid"] < 0.5
     plain = np.full((256, 256, 3), 90, np.uint8)
-    assert facts_of(plain, "remote sensing")["built"] == facts_of(plain, "remote sensing")["grid"] == 0
+    assert (
+        facts_of(plain, "remote sensing")["built"] == facts_of(plain, "remote sensing")["grid"] == 0
+    )
 
 
 def test_trees_are_counted() -> None:

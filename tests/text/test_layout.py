@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_ssldiff.text.statements import STATEMENTS
 from napari_ssldiff.text.layout import Layout, Part, mixed, place_weights, read_layout
+from napari_ssldiff.text.statements import STATEMENTS
 
 
 @pytest.mark.parametrize(

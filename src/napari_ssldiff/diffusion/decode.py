@@ -10,6 +10,7 @@ import torch
 from napari_ssldiff.diffusion.blend import blend, cover, scaled
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.calls import Calls, Counters
+from napari_ssldiff.diffusion.memory import twice
 from napari_ssldiff.diffusion.mosaic import Mosaic
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.geometry import Box, centre_out
@@ -143,19 +144,23 @@ class Decoder:
         made = self._calls.decode(part, clamp=not self._published)
         self.pending.pop(0)
         done = self.mosaic.add(scaled(box, self._factor), made)
-        return [(n, pixels.clamp(-1, 1)) for n, pixels in done]
+        return [(n, pixels.clamp_(-1, 1)) for n, pixels in done]
 
     def feed(self, rows: torch.Tensor) -> Iterator[list[tuple[int, torch.Tensor]]]:
         """Take the next ``(c, h, w)`` rows of the canvas; :meth:`next` of every window they fill.
 
         Rows that no later window needs are let go.
         """
-        rows = rows.cpu()
-        self._rows = rows if self._rows is None else torch.cat([self._rows, rows], 1)
+        self._rows = twice(lambda: self._take(rows))
         while self.pending and self.pending[0].y1 <= self._top + self._rows.shape[1]:
             yield self.next(self._rows, self._top)
         keep = self.pending[0].y if self.pending else self._top + self._rows.shape[1]
-        self._rows, self._top = self._rows[:, keep - self._top :].clone(), keep
+        held = self._rows[:, keep - self._top :]
+        self._rows, self._top = twice(held.clone), keep
+
+    def _take(self, rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.cpu()
+        return rows if self._rows is None else torch.cat([self._rows, rows], 1)
 
 
 def decode(

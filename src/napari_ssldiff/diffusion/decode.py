@@ -92,7 +92,9 @@ class Decoder:
         Boxes in pixels of the canvas; they may overlap.
     focus
         Asked before every window for a place ``(y, x)`` in latents: the window nearest to it
-        comes next. ``None``: row by row, for a canvas whose rows come from the top.
+        comes next. ``None``: row by row, for a canvas whose rows come from an edge.
+    upwards
+        That edge is the lower one.
     budget
         Bytes of unfinished boxes in memory; more than that waits on disk until :meth:`close`.
     check, counters
@@ -107,13 +109,15 @@ class Decoder:
         wanted: Sequence[Box],
         *,
         focus: Callable[[], tuple[float, float]] | None = None,
+        upwards: bool = False,
         budget: int | None = None,
         check: Callable[[], None] = lambda: None,
         counters: Counters | None = None,
     ) -> None:
         windows = decode_windows(shape, preset, model.spec, model.limits.decode)
         #: Windows still to be decoded, in latents.
-        self.pending = list(windows)
+        self.pending = sorted(windows, key=lambda w: -w.y1) if upwards else list(windows)
+        self._upwards = upwards
         self._focus = focus
         self._at: tuple[float, float] | None = None
         self._factor = model.spec.latent_factor
@@ -123,7 +127,7 @@ class Decoder:
         self.mosaic = Mosaic([scaled(w, self._factor) for w in windows], wanted, kind, budget)
         self._calls = Calls(model, check, counters)
         self._rows: torch.Tensor | None = None
-        self._top = 0
+        self._top = shape[0] if upwards else 0
 
     def close(self) -> None:
         """Let go of what is not finished."""
@@ -152,15 +156,22 @@ class Decoder:
         Rows that no later window needs are let go.
         """
         self._rows = twice(lambda: self._take(rows))
-        while self.pending and self.pending[0].y1 <= self._top + self._rows.shape[1]:
+        self._top -= rows.shape[1] if self._upwards else 0
+        end = self._top + self._rows.shape[1]
+        while self.pending and self._top <= self.pending[0].y and self.pending[0].y1 <= end:
             yield self.next(self._rows, self._top)
-        keep = self.pending[0].y if self.pending else self._top + self._rows.shape[1]
-        held = self._rows[:, keep - self._top :]
-        self._rows, self._top = twice(held.clone), keep
+        if self._upwards:
+            top, end = self._top, self.pending[0].y1 if self.pending else self._top
+        else:
+            top = self.pending[0].y if self.pending else end
+        held = self._rows[:, top - self._top : end - self._top]
+        self._rows, self._top = twice(held.clone), top
 
     def _take(self, rows: torch.Tensor) -> torch.Tensor:
         rows = rows.cpu()
-        return rows if self._rows is None else torch.cat([self._rows, rows], 1)
+        if self._rows is None:
+            return rows
+        return torch.cat([rows, self._rows] if self._upwards else [self._rows, rows], 1)
 
 
 def decode(

@@ -61,9 +61,25 @@ def encode_parts(
 
 
 def _cover(shape: tuple[int, int], most: int | None) -> list[Box]:
-    if most is None or most >= WINDOW:
-        return cover(shape, WINDOW, WINDOW - OVERLAP)
-    return cover(shape, most, most - most // 4)
+    """Windows of one shape that overlap by no more than they must.
+
+    Windows of full size, the last one pushed back to the border, would do up to half of the work
+    twice where a canvas is a little higher or wider than some of them.
+    """
+    size, overlap = WINDOW, OVERLAP
+    if most is not None and most < WINDOW:
+        size, overlap = most, most // 4
+    rows, columns = (_spread(length, size, overlap) for length in shape)
+    return [Box(y, x, h, w) for y, h in rows for x, w in columns]
+
+
+def _spread(length: int, most: int, overlap: int) -> list[tuple[int, int]]:
+    """Starts and lengths of the fewest windows up to ``most``, evenly over ``length``."""
+    if length <= most:
+        return [(0, length)]
+    count = -(-(length - overlap) // (most - overlap))
+    size = -(-(length + (count - 1) * overlap) // count)
+    return [(n * (length - size) // (count - 1), size) for n in range(count)]
 
 
 def decode_windows(
@@ -71,8 +87,8 @@ def decode_windows(
 ) -> list[Box]:
     """The windows, in latents and row by row, in which a canvas of ``shape`` is decoded.
 
-    Their edge is :data:`WINDOW`, or ``most`` where memory has no room for that; those of the
-    preset ``paper`` are the network's.
+    Their edges are at most :data:`WINDOW`, or ``most`` where memory has no room for that; those of
+    the preset ``paper`` are the network's.
     """
     if preset.decode == "gaussian":
         return cover(shape, spec.window_latents, preset.stride_of(spec))

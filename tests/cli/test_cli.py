@@ -369,14 +369,14 @@ def test_ctrl_c_ends_with_130_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from napari_ssldiff.synthesis import run
+    from napari_ssldiff.synthesis import ways
 
     for error in (KeyboardInterrupt(), Cancelled("stop")):
 
         def stop(*_: Any, error: BaseException = error, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(run, "Decoder", stop)
+        monkeypatch.setattr(ways, "Decoder", stop)
         assert main(vary(tmp_path / "out.ome.zarr")) == 130
         said = capsys.readouterr()
         assert said.out == ""

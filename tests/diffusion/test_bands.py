@@ -17,6 +17,7 @@ from napari_ssldiff.diffusion.bands import (
     BandStep,
     _Front,
     canvas_bytes,
+    early,
     plan_bands,
     sample_bands,
 )
@@ -89,6 +90,52 @@ def test_a_canvas_in_bands_is_the_whole_canvas(
     rows = rows_of(list(sample_bands(model, work, PRESETS[preset], budget=budget)))
     assert box.h < 20 or len(rows) > 3
     torch.testing.assert_close(torch.cat(rows, 1), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("preset", ["bulk", "paper"])
+def test_a_wave_from_below_is_the_whole_canvas(preset: str, model: Denoiser) -> None:
+    box = Box(-3, 7, 61, 20)
+    mask = torch.zeros(box.shape)
+    mask[9:50, 3:16] = 1
+    work = task(box, known=known(box), mask=mask)
+    whole = sample(model, work, PRESETS[preset])
+    steps = list(sample_bands(model, work, PRESETS[preset], upwards=True, budget=0))
+    places = [step.place for step in steps if step.rows is not None]
+    assert all(place is not None for place in places)
+    assert [p.y1 for p in places if p] == [61, *(p.y for p in places[:-1] if p)]
+    assert len(places) > 3
+    made = torch.cat(rows_of(steps)[::-1], 1)
+    torch.testing.assert_close(made, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize(("width", "batch"), [(8, 1), (26, 3), (26, 4), (38, 4)])
+def test_a_high_canvas_is_as_cheap_in_bands_and_its_first_rows_come_early(
+    width: int, batch: int, model: Denoiser
+) -> None:
+    work = task(Box(0, 0, 8 + 6 * 39, width), batch=batch)
+    sample(model, work, PRESETS["bulk"])
+    batches = model.network.batches
+    whole = len(batches)
+    batches.clear()
+    least = early(model, work, PRESETS["bulk"])
+    assert least is not None
+    first, height = None, 0
+    for step in sample_bands(model, work, PRESETS["bulk"], least=least):
+        height += 0 if step.rows is None else step.rows.shape[1]
+        if first is None and height >= room.WINDOW:
+            first = len(batches)
+    assert len(batches) <= whole
+    assert first is not None
+    assert first <= 0.6 * whole
+
+
+def test_a_canvas_without_much_to_gain_is_sampled_whole(model: Denoiser) -> None:
+    bulk = PRESETS["bulk"]
+    assert early(model, task(Box(0, 0, 8 + 6 * 15, 8), batch=1), bulk) is None  # 16 windows
+    assert early(model, task(Box(0, 0, 8 + 6 * 7, 26), batch=1, steps=20), bulk) is None
+    # Bands of so few windows would take more calls.
+    assert early(model, task(Box(0, 0, 8 + 6 * 39, 8), batch=256), bulk) is None
 
 
 @pytest.mark.parametrize(
@@ -221,18 +268,21 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     # What waits on disk is the same for every preset; the paper's many windows make it slow.
     [("bulk", None), ("paper", None), ("bulk", 9000), ("bulk", 0)],
 )
-@pytest.mark.parametrize("from_the_top", [False, True])
+@pytest.mark.parametrize("edge", [None, "top", "bottom"])
 def test_every_wanted_box_comes_once_and_is_that_part_of_the_image(
-    from_the_top: bool, budget: int | None, preset: str, model: Denoiser
+    edge: str | None, budget: int | None, preset: str, model: Denoiser
 ) -> None:
     latents = known(Box(0, 0, 70, 53))
     *_, (_, image, _) = decode(model, latents, PRESETS[preset], centre=(35, 26))
     wanted = tiles((140, 106), 20, 3)
-    focus = None if from_the_top else lambda: (35.0, 26.0)
-    decoder = Decoder(model, PRESETS[preset], (70, 53), wanted, focus=focus, budget=budget)
+    decoder = Decoder(
+        model, PRESETS[preset], (70, 53), wanted,
+        focus=None if edge else lambda: (35.0, 26.0), upwards=edge == "bottom", budget=budget,
+    )  # fmt: skip
     got: dict[int, torch.Tensor] = {}
-    if from_the_top:
-        parts = [p for rows in latents.split(7, 1) for p in decoder.feed(rows)]
+    if edge:
+        strips = latents.split(7, 1)[:: -1 if edge == "bottom" else 1]
+        parts = [p for rows in strips for p in decoder.feed(rows)]
     else:
         parts = []
         while decoder.pending:

@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from napari_ssldiff.diffusion import precisions
 from napari_ssldiff.diffusion.batches import CPU_ROWS, LARGEST, choose_batch, measured_batch
 from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan, sample
 from napari_ssldiff.diffusion.decode import Decoder, decode, encode
+from napari_ssldiff.diffusion.offload import Limits
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.geometry import Box
@@ -101,6 +103,41 @@ def test_measuring_can_be_cancelled(make_denoiser: Make) -> None:
 
     with pytest.raises(Cancelled):
         measured_batch(make_denoiser(), 1, 100, check)
+
+
+def test_half_precision_is_chosen_where_it_is_measured_to_be_faster(
+    make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precisions, "other_precision", lambda device: "bf16")
+    for took, chosen in ((0.5, "bf16"), (0.9, "fp32"), (7.0, "fp32")):
+        model = make_denoiser()
+
+        def seconds(rows: int, half: float = took) -> float:
+            return rows * (half if torch.is_autocast_enabled("cpu") else 1.0)
+
+        model.network = clock = Clockwork(seconds, monkeypatch)
+        assert precisions.measured_precision(model) == chosen
+        assert clock.asked == [1] * 4
+        model.limits = Limits(offload="parts")
+        assert precisions.measured_precision(model) == "fp32"
+        assert len(clock.asked) == 4
+
+
+def test_a_cpu_that_emulates_bf16_is_never_timed(
+    make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    for able in ((False, False), (True, False), (False, True)):
+        for name, has in zip(names, able, strict=True):
+            monkeypatch.setattr(torch.cpu, name, lambda has=has: has, raising=False)
+        other = precisions.other_precision(torch.device("cpu"))
+        assert other == ("bf16" if any(able) else None)
+        if other is None:
+            model = make_denoiser()
+            assert precisions.measured_precision(model) == "fp32"
+            assert model.network.batches == []
+    assert precisions.other_precision(torch.device("cuda")) == "fp32"
+    assert precisions.other_precision(torch.device("mps")) is None
 
 
 def test_on_a_cpu_nothing_is_measured_and_results_do_not_vary(make_denoiser: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from napari_ssldiff.diffusion import decode as room
 from napari_ssldiff.diffusion.batches import choose_batch, measured_batch
+from napari_ssldiff.diffusion.blend import cover
 from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.calls import Calls
 from napari_ssldiff.diffusion.decode import decode, decode_windows, encode
@@ -172,7 +175,7 @@ def test_smaller_decoding_windows_cover_the_canvas_and_overlap_by_a_quarter(
     shape = (150, 90)
     few, many = (decode_windows(shape, bulk, model.spec, most) for most in (None, 32))
     assert len(few) < len(many)
-    assert {w.shape for w in many} == {(32, 32)}
+    assert {w.shape for w in many} == {(32, 29)}
     assert decode_windows(shape, bulk, model.spec, 128) == few
     paper = PRESETS["paper"]  # publishes its own windows
     assert decode_windows(shape, paper, model.spec, 32) == decode_windows(shape, paper, model.spec)
@@ -185,3 +188,23 @@ def test_smaller_decoding_windows_cover_the_canvas_and_overlap_by_a_quarter(
     assert not left
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
     torch.testing.assert_close(encode(model, whole), latents, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("most", [None, 32, 48])
+def test_decoding_windows_do_no_more_twice_than_they_must(most: int | None) -> None:
+    """Beside those of full size, the last one at the border, which were there before."""
+    full = most or room.WINDOW
+    overlap = full // 4
+    for length in (1, full - 1, full, full + 1, full + 12, 2 * full, 777):
+        windows = room._cover((length, 5), most)
+        before = cover((length, 5), full, full - overlap)
+        assert len({w.shape for w in windows}) == 1
+        assert max(w.h for w in windows) <= full
+        assert windows[0].y == 0
+        assert windows[-1].y1 == length
+        assert all(a.y1 - b.y >= overlap for a, b in itertools.pairwise(windows))
+        assert len(windows) == len(before)
+        work = sum(w.h for w in windows)
+        assert work <= sum(w.h for w in before)
+        assert work < length + len(windows) * (overlap + 1)
+    assert sum(w.area for w in room._cover((256, 256), None)) == 321**2  # 384**2 before

@@ -17,7 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from napari_ssldiff.diffusion import canvas, lazy
+from napari_ssldiff.diffusion import lazy, sampling
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.canvas import CanvasTask, sample
 from napari_ssldiff.diffusion.conditioning import Condition
@@ -95,7 +95,7 @@ def measure(
                         out[step * per_source + c, row - box.y, x] = 1
             return out
 
-        for module in (canvas, lazy):
+        for module in (lazy, sampling):
             monkeypatch.setattr(module, "place_noise", unit_noise)
         model = Optimal(make_denoiser(), window, sources * per_source, sd)
         work = CanvasTask(

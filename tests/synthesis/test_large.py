@@ -30,7 +30,7 @@ from napari_ssldiff.synthesis import (
     make_request,
     synthesize,
 )
-from napari_ssldiff.synthesis import run as synthesis_run
+from napari_ssldiff.synthesis import ways as synthesis_ways
 
 Pixels = NDArray[np.uint8]
 Open = Callable[..., Scene]
@@ -95,6 +95,34 @@ def test_beyond_the_budget_tiles_come_from_the_top_before_the_work_is_done(
     assert before[-1] < 0.7 * events[0].evaluations
 
 
+@pytest.mark.parametrize("below", [False, True])
+def test_a_high_canvas_that_memory_holds_comes_early_too_from_the_edge_that_is_looked_at(
+    below: bool, scene_of: Open, textured: Texture, painter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_ssldiff.diffusion import decode as room
+
+    monkeypatch.setattr(room, "WINDOW", 64)
+    monkeypatch.setattr(room, "OVERLAP", 16)
+    scene = scene_of(textured(2600, 200))
+    request = make_request(scene, Region.from_box(scene.box), painter, Sampler(steps=3))
+    focus = lambda: (2000.0 if below else 600.0, 100.0)  # noqa: E731
+    image, events = run(scene, painter, request, focus=focus)
+    tiles = [e.box.y for e in events if isinstance(e, TileDone)]
+    assert tiles == sorted(tiles, reverse=below)
+    first = next(n for n, e in enumerate(events) if isinstance(e, TileDone))
+    before = [e.done for e in events[:first] if isinstance(e, Progress)]
+    assert before[-1] <= 0.6 * events[0].evaluations
+    previews = [e for e in events if isinstance(e, Preview)]
+    assert 1 <= len(previews) <= 3
+    heights = [e.box.h for e in previews]
+    assert heights == sorted(heights)
+    assert all(e.pixels.shape[0] * 2 == e.box.h for e in previews)
+    assert {e.box.y1 if below else e.box.y for e in previews} == {2600 if below else 0}
+    monkeypatch.setattr("napari_ssldiff.synthesis.run.early", lambda *args: None)
+    whole, _ = run(scene, painter, request, focus=focus)
+    assert np.abs(image.astype(int) - whole).max() <= 1
+
+
 def test_abandoning_a_large_request_stops_it_and_removes_its_scratch(
     scene_of: Open, textured: Texture, bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
@@ -132,7 +160,7 @@ def test_the_source_is_read_in_windows_and_never_whole(
     scene = scene_of(textured(300, 200))
     request = make_request(scene, Region.from_box(scene.box), painter, Sampler(strength=0.0))
     image, _ = run(scene, painter, request)
-    assert largest[0] == 64 * 64
+    assert largest[0] == 64 * 62
     assert np.array_equal(image[..., :3], textured(300, 200))
 
 
@@ -208,9 +236,9 @@ def test_a_round_trip_beyond_the_budget_is_decoded_row_by_row_to_the_same(
     request = make_request(scene, Region.from_box(scene.box), painter, Sampler(strength=0))
     plain, _ = run(scene, painter, request)
     budgets: list[Any] = []
-    decoder = synthesis_run.Decoder
+    decoder = synthesis_ways.Decoder
     monkeypatch.setattr(
-        synthesis_run, "Decoder",
+        synthesis_ways, "Decoder",
         lambda *args, **options: budgets.append(options["budget"]) or decoder(*args, **options),
     )  # fmt: skip
     image, _ = run(scene, painter, request, budget=1000)

@@ -1,4 +1,4 @@
-"""A canvas too large for memory: bands of windows in a wavefront, from the top.
+"""A canvas as a wavefront of bands, for what memory does not hold and for early pixels.
 
 The canvas is cut into bands, each some rows of windows. Row ``y`` of the canvas is complete in a
 step when the last band that reaches it has made the step, so a band settles the rows from its own
@@ -7,28 +7,38 @@ first to the next band's: its *strip*. Band ``b`` may take step ``i`` when
 - band ``b - 1`` has taken step ``i``: then its strip is settled as soon as it is done itself, and
 - every strip that its windows reach has been through step ``i - 1``.
 
-Of the bands that may, the topmost goes first. The work then runs down the canvas as a slope, a
-few rows high for every step; above it rows are final and leave, below it nothing has begun. Every
-latent sees the arithmetic of :func:`napari_ssldiff.diffusion.canvas.sample` in the same order.
+Of the bands that may, the first goes first. The work then runs over the canvas as a slope, a few
+rows high for every step, from the top or from the bottom; behind it rows are final and leave,
+before it nothing has begun. Every latent sees the arithmetic of
+:func:`napari_ssldiff.diffusion.canvas.sample` in the same order (from the bottom, predictions are
+added in another one).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
-from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, Sampling
+from napari_ssldiff.diffusion.calls import Counters
+from napari_ssldiff.diffusion.decode import decode_windows
 from napari_ssldiff.diffusion.offload import CANVAS
 from napari_ssldiff.diffusion.presets import Preset
+from napari_ssldiff.diffusion.sampling import Rows, Sampling, batch_of
 from napari_ssldiff.diffusion.scratch import Scratch
+from napari_ssldiff.diffusion.task import CanvasTask, plan
+from napari_ssldiff.diffusion.wave import Wave, early_bands
+from napari_ssldiff.diffusion.wave import plan_bands as plan_bands
 from napari_ssldiff.geometry import Box
 
 #: Bytes of solver state that are held in memory.
 BUDGET = CANVAS
+#: A canvas of no more windows stays whole: it is over before a wave has come far.
+SMALL = 16
+#: Of all network calls: after no more a wave must have its first pixels to be worth it.
+EARLY = 0.6
 
 
 def canvas_bytes(task: CanvasTask, spec: ModelSpec) -> int:
@@ -54,6 +64,34 @@ def sampling_bytes(model: Denoiser, task: CanvasTask, preset: Preset) -> int:
     return canvas_bytes(task, model.spec) + round(each * windows)
 
 
+def early(
+    model: Denoiser,
+    task: CanvasTask,
+    preset: Preset,
+    check: Callable[[], None] = lambda: None,
+) -> int | None:
+    """Windows of a band where bands give the first pixels far earlier than the whole canvas would.
+
+    Parameters
+    ----------
+    check
+        As for :func:`sample_bands`; where the batch is measured it may be called.
+
+    Returns
+    -------
+    What :func:`sample_bands` takes as ``least``; ``None``: the canvas is to be sampled whole. It
+    never takes more network calls than that.
+    """
+    if task.guide is not None or preset.phases is not None:
+        return None
+    planned = plan(task, preset, model.spec)
+    if len(planned.windows) <= SMALL or not planned.passes:
+        return None
+    batch = batch_of(model, task, preset, planned, check)
+    first = decode_windows(task.box.shape, preset, model.spec, model.limits.decode)[0]
+    return early_bands(planned.windows, task.box.shape, batch, len(planned.passes), first.h, EARLY)
+
+
 @dataclass(frozen=True)
 class BandStep:
     """What a network call has brought.
@@ -64,55 +102,16 @@ class BandStep:
         Of the run so far.
     rows
         ``(c, h, w)`` float32: the canvas's next final rows, or ``None``.
+    x0
+        ``(c, h, w)`` float32: what rows that are not final look like by now, or ``None``.
+    place
+        Where ``rows`` or ``x0`` lie on the canvas.
     """
 
     evaluations: int
     rows: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Band:
-    """Some rows of windows.
-
-    Attributes
-    ----------
-    windows
-        In latents of the canvas.
-    strip
-        The rows of the canvas that this band settles.
-    last
-        The last strip that the windows reach.
-    """
-
-    windows: tuple[Box, ...]
-    strip: Box
-    last: int
-
-
-def plan_bands(windows: Sequence[Box], shape: tuple[int, int], least: int) -> list[Band]:
-    """Cut a canvas into bands of at least ``least`` windows (the last one may have fewer).
-
-    Parameters
-    ----------
-    windows
-        Row by row.
-    shape
-        ``(h, w)`` of the canvas in latents.
-    """
-    groups: list[list[Box]] = []
-    for _, row in itertools.groupby(windows, key=lambda w: w.y):
-        if groups and len(groups[-1]) < least:
-            groups[-1].extend(row)
-        else:
-            groups.append(list(row))
-    tops = [0, *(group[0].y for group in groups[1:]), shape[0]]
-    bands = []
-    for n, group in enumerate(groups):
-        end = max(w.y1 for w in group)
-        last = max(q for q in range(n, len(groups)) if tops[q] < end)
-        strip = Box(tops[n], 0, tops[n + 1] - tops[n], shape[1])
-        bands.append(Band(tuple(group), strip, last))
-    return bands
+    x0: torch.Tensor | None = None
+    place: Box | None = None
 
 
 @torch.inference_mode()
@@ -122,30 +121,38 @@ def sample_bands(
     preset: Preset,
     *,
     budget: int = BUDGET,
+    least: int | None = None,
+    upwards: bool = False,
     check: Callable[[], None] = lambda: None,
     counters: Counters | None = None,
 ) -> Generator[BandStep, None, None]:
-    """Sample a canvas of any size from the top.
+    """Sample a canvas of any size from the top, or from the bottom.
 
     Parameters
     ----------
     budget
         Bytes of solver state in memory; what a slope of bands has beyond it is written to a
         temporary folder between its uses. The strips that one band reaches are held in any case.
+    least
+        Windows in a band; by default a batch.
+    upwards
+        Begin at the bottom.
     check, counters
         As for :func:`~napari_ssldiff.diffusion.canvas.sample`, as are the errors.
 
     Yields
     ------
-    After every batch of windows, and for all rows of the canvas once, from the top.
+    After every batch of windows, after every step of a band, and for all rows of the canvas once,
+    from the edge where the work began.
     """
     if task.guide is not None:
         raise ValueError("a guide needs the whole canvas at once")
     run = Sampling(model, task, preset, check, counters)
     if run.idle:
-        yield BandStep(run.calls.counters.evaluations, run.known(Box(0, 0, *task.box.shape)))
+        whole = Box(0, 0, *task.box.shape)
+        yield BandStep(run.calls.counters.evaluations, run.known(whole), place=whole)
         return
-    front = _Front(run, budget)
+    front = _Front(run, budget, least or run.batch, upwards)
     try:
         yield from front.advance()
     finally:
@@ -159,71 +166,97 @@ class _Front:
     of the step that is open (channels each), and the coverage (one channel).
     """
 
-    def __init__(self, run: Sampling, budget: int) -> None:
-        self.run, self.budget = run, budget
-        self.bands = plan_bands(run.plan.windows, run.task.box.shape, run.batch)
-        self.done = [run.plan.begin] * len(self.bands)
+    def __init__(self, run: Sampling, budget: int, least: int, upwards: bool) -> None:
+        self.run, self.budget, self._upwards = run, budget, upwards
+        self.bands = plan_bands(run.plan.windows, run.task.box.shape, least, upwards)
+        self.wave = Wave(self.bands, run.plan.begin, run.task.steps)
         self._solver = run.solver()
         self._tokens: dict[int, torch.Tensor] = {}
         self._held: dict[int, torch.Tensor] = {}  # in order of their last use
+        self._rows: Rows | None = None  # of the band whose turn it is
         self._scratch = Scratch()
+        run.home.tenants.append(self._move)
 
     def close(self) -> None:
         self._held.clear()
         self._scratch.close()
 
-    def advance(self) -> Iterator[BandStep]:
-        top, steps = 0, self.run.task.steps
-        while top < len(self.bands):
-            band = next(b for b in range(top, len(self.bands)) if self._may(b))
-            yield from (BandStep(n) for n in self._step(band))
-            while top < len(self.bands) and self.done[top] == steps:
-                (state,) = self._use([top])
-                rows = state[: self.run.spec.latent_channels].clone()
-                del self._held[top]
-                self._tokens.pop(top, None)
-                yield BandStep(self.run.calls.counters.evaluations, rows)
-                top += 1
+    def _move(self, device: torch.device) -> None:
+        for q, state in self._held.items():
+            self._held[q] = state.to(device)
+        if self._rows is not None:
+            self._rows.move(device)
 
-    def _may(self, b: int) -> bool:
-        i = self.done[b]
-        above = b == 0 or self.done[b - 1] > i
-        return i < self.run.task.steps and above and self.done[self.bands[b].last] == i
+    def advance(self) -> Iterator[BandStep]:
+        top, counters, c = 0, self.run.calls.counters, self.run.spec.latent_channels
+        for band in self.wave:
+            yield from (BandStep(n) for n in self._step(band))
+            if self.wave.done[band] + 1 < self.run.task.steps:
+                x0, strip = self._held[band][c : 2 * c], self.bands[band].strip
+                yield BandStep(counters.evaluations, x0=x0, place=strip)
+                continue
+            assert band == top  # no band is done before the one that it follows
+            rows = self.run.home.guarded("final rows", lambda b=band: self._held[b][:c].clone())  # type: ignore[misc]
+            del self._held[top]
+            self._tokens.pop(top, None)
+            yield BandStep(counters.evaluations, rows, place=self.bands[top].strip)
+            top += 1
 
     def _step(self, b: int) -> Iterator[int]:
-        run, band, i, c = self.run, self.bands[b], self.done[b], self.run.spec.latent_channels
-        states = self._use(range(b, band.last + 1))
-        x = torch.cat([state[:c] for state in states], 1)
-        fused = torch.zeros_like(x)
+        run, band, i, home = self.run, self.bands[b], self.wave.done[b], self.run.home
+        reached = range(b, band.last + 1)
+        self._rows = home.guarded("a band", lambda: self._gather(b, reached))
+        yield from run.fuse(i, band.windows, self._rows)
+        c, top = run.spec.latent_channels, self._rows.top
+        for q in reached:
+            strip = self.bands[q].strip
+            sums = self._rows.fused[:, strip.y - top : strip.y1 - top]
+            self._held[q][2 * c : 3 * c].add_(sums)
+        self._rows = None
+
+        def settle(rows: slice) -> None:
+            own = self._held[b]
+            part = own[2 * c : 3 * c, rows]
+            part.copy_(run.settle(part, own[3 * c, rows], _within(band.strip, rows)))
+
+        def advance(rows: slice) -> None:
+            own, place = self._held[b], _within(band.strip, rows)
+            x, before, x0 = (own[n * c : (n + 1) * c, rows] for n in range(3))
+            # One solver goes from strip to strip: making one takes as long as a step of it.
+            self._solver.resume(i, before if i > run.plan.begin else None)
+            x.copy_(self._solver.step(i, x0, x, lambda n: run.noise(place, n + 1)))
+            before.copy_(x0)
+
+        home.by_rows("blending", band.strip.h, settle)
+        home.by_rows("a solver's step", band.strip.h, advance)
+        self._held[b][2 * c : 3 * c].zero_()
+
+    def _gather(self, b: int, reached: Sequence[int]) -> Rows:
+        """What the windows of a band see."""
+        run, c = self.run, self.run.spec.latent_channels
+        strips = sorted(reached, key=lambda q: self.bands[q].strip.y)
+        self._use(reached)
+        x = torch.cat([self._held[q][:c] for q in strips], 1)
         if b not in self._tokens:
-            self._tokens[b] = run.tokens(band.windows)
+            self._tokens[b] = run.tokens(self.bands[b].windows)
         conditions = run.calls.condition(self._tokens[b])
-        yield from run.fuse(i, band.windows, conditions, x, fused, band.strip.y)
-        heights = [state.shape[1] for state in states]
-        for state, sums in zip(states, fused.split(heights, 1), strict=True):
-            state[2 * c : 3 * c].add_(sums)
-        own, part = states[0], band.strip
-        # One solver goes from strip to strip: making one takes as long as a step of it.
-        self._solver.resume(i, own[c : 2 * c].clone() if i > run.plan.begin else None)
-        x0 = run.settle(own[2 * c : 3 * c], own[3 * c], part)
-        own[:c] = self._solver.step(i, x0, own[:c].clone(), lambda n: run.noise(part, n + 1))
-        own[c : 2 * c] = x0
-        own[2 * c : 3 * c].zero_()
-        self.done[b] += 1
+        return Rows(x, torch.zeros_like(x), conditions, self.bands[strips[0]].strip.y)
 
     def _use(self, strips: Sequence[int]) -> list[torch.Tensor]:
         """The states of strips; of the others, those that are used last go to disk."""
         for q in strips:
-            state = self._held.pop(q, None)
-            if state is None and q in self._scratch:
-                state = self._scratch.take(q, self.run.device)
-            self._held[q] = self._open(q) if state is None else state
-        # The slope is worked through from the bottom up, over and over: what was used just now
-        # is what will not be used for longest.
+            if q not in self._held and q in self._scratch:
+                self._held[q] = self._scratch.take(q, self.run.device)
+            state = self._held[q] if q in self._held else self._open(q)
+            self._held.pop(q, None)
+            self._held[q] = state
+        # The slope is worked through from its far end, over and over: what was used just now is
+        # what will not be used for longest.
         for q in [q for q in reversed(self._held) if q not in strips]:
             if sum(state.nbytes for state in self._held.values()) <= self.budget:
                 break
-            self._scratch.put(q, self._held.pop(q))
+            self._scratch.put(q, self._held[q])
+            del self._held[q]
         return [self._held[q] for q in strips]
 
     def _open(self, q: int) -> torch.Tensor:
@@ -233,3 +266,8 @@ class _Front:
         reaching = (w for band in self.bands[: q + 1] if band.last >= q for w in band.windows)
         state[3 * c] = run.coverage(list(reaching), strip)
         return state
+
+
+def _within(strip: Box, rows: slice) -> Box:
+    """Some rows of a strip."""
+    return Box(strip.y + rows.start, strip.x, rows.stop - rows.start, strip.w)

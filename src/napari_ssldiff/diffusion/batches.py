@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from napari_ssldiff.diffusion.bundle import Denoiser
+from napari_ssldiff.diffusion.bundle import Denoiser, Precision
 from napari_ssldiff.diffusion.memory import attempt
 
 #: Rows of a network call (windows × passes) on a CPU. Fewer cost more each, more gain nothing there
@@ -50,7 +51,7 @@ def measured_batch(
     while size <= min(LARGEST, _room(model, passes)) and (size < 2 * count or size == 1):
         key = (passes, size)
         if key not in model.window_seconds:
-            taken = attempt(lambda size=size: _time(model, passes, size, check), model.device)  # type: ignore[misc]
+            taken = attempt(partial(seconds_per_window, model, passes, size, check), model.device)
             model.window_seconds[key] = float("inf") if taken is None else taken
         if not model.window_seconds[key] < WORTH * seconds:
             break
@@ -66,8 +67,22 @@ def _room(model: Denoiser, passes: int) -> int:
 
 
 @torch.inference_mode()
-def _time(model: Denoiser, passes: int, size: int, check: Callable[[], None]) -> float:
-    """Seconds per window."""
+def seconds_per_window(
+    model: Denoiser,
+    passes: int,
+    size: int,
+    check: Callable[[], None] = lambda: None,
+    precision: Precision | None = None,
+) -> float:
+    """Seconds that a network call takes per window, after a call to warm up.
+
+    Parameters
+    ----------
+    size
+        Windows of the call.
+    precision
+        Instead of the model's own.
+    """
     spec, rows = model.spec, size * passes
     edge = spec.window_latents
     x = torch.zeros(rows, spec.latent_channels, edge, edge, device=model.device)
@@ -77,6 +92,6 @@ def _time(model: Denoiser, passes: int, size: int, check: Callable[[], None]) ->
         check()
         started = time.perf_counter()
         # Reading a number waits for the device.
-        float(model.predict_x0(x, 0, (0.6, 0.8), condition).sum())
+        float(model.predict_x0(x, 0, (0.6, 0.8), condition, precision).sum())
         taken = time.perf_counter() - started
     return taken / size

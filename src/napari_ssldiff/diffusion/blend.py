@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from napari_ssldiff.diffusion.memory import twice
 from napari_ssldiff.diffusion.presets import window_weights
 from napari_ssldiff.geometry import Box, window_starts
 
@@ -51,16 +52,24 @@ def blend(
     ``(c, H·scale, W·scale)`` float32 on the CPU.
     """
     out: torch.Tensor | None = None
-    total = torch.zeros(shape[0] * scale, shape[1] * scale)
+    size = shape[0] * scale, shape[1] * scale
+    total = twice(lambda: torch.zeros(size))
     for box, values in parts:
         place = scaled(box, scale)
         if out is None:
-            out = torch.zeros(len(values), *total.shape)
-        weight = blend_weight(kind, place.shape)
-        out[(slice(None), *place.slices)] += weight * values
+            channels = len(values)
+            out = twice(lambda n=channels: torch.zeros(n, *size))  # type: ignore[misc]
+        weight, share = twice(lambda at=place, made=values: _share(kind, at, made))  # type: ignore[misc]
+        # Neither takes memory.
+        out[(slice(None), *place.slices)] += share
         total[place.slices] += weight
     assert out is not None
-    return out / total
+    return out.div_(total)
+
+
+def _share(kind: str, place: Box, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = blend_weight(kind, place.shape)
+    return weight, weight * values
 
 
 def scaled(box: Box, factor: int) -> Box:

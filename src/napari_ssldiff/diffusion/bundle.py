@@ -15,6 +15,7 @@ from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.diffusion.conditioning import Condition
 from napari_ssldiff.diffusion.halves import keep, keep_and_widen, widened
 from napari_ssldiff.diffusion.offload import Limits, Turns, streamed
+from napari_ssldiff.diffusion.transfer import to_device
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -281,7 +282,7 @@ class Denoiser:
 
     def condition(self, tokens: torch.Tensor) -> Condition:
         """``(n, tokens², width)`` unit vectors, row-major → projected conditions."""
-        out: Condition = self.projection(tokens.to(self.device))
+        out: Condition = self.projection(to_device(tokens, self.device))
         return out
 
     def null_condition(self, count: int) -> Condition:
@@ -310,7 +311,7 @@ class Denoiser:
         """
         alpha, sigma = level
         precision = precision or self.precision
-        x, condition = x.to(self.device), condition.to(self.device)
+        x, condition = to_device(x, self.device), condition.to(self.device)
         times = torch.full((len(x),), t, device=self.device)
         inputs = x if condition.spatial is None else torch.cat([x, condition.spatial], 1)
         inputs = inputs.contiguous(memory_format=torch.channels_last)

@@ -22,6 +22,7 @@ from napari_ssldiff.diffusion.blend import blend, cover, scaled
 from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.conditioning import Condition, concatenate
 from napari_ssldiff.diffusion.memory import Limit, attempt, in_parts
+from napari_ssldiff.diffusion.transfer import to_device
 from napari_ssldiff.errors import ModelError
 from napari_ssldiff.geometry import Box
 
@@ -161,7 +162,7 @@ class Calls:
         def call(box: Box, model: Denoiser) -> torch.Tensor:
             part = latents[(slice(None), *box.slices)][None]
             decode = model.at_work(model.autoencoder).decode
-            return decode(part.to(model.device), clamp)[0].cpu()
+            return decode(to_device(part, model.device), clamp)[0].cpu()
 
         factor = self.model.spec.latent_factor
         whole = Box(0, 0, latents.shape[1], latents.shape[2])
@@ -173,7 +174,7 @@ class Calls:
 
         def call(box: Box, model: Denoiser) -> torch.Tensor:
             part = pixels[(slice(None), *scaled(box, factor).slices)][None]
-            return model.at_work(model.autoencoder).encode(part.to(model.device))[0].cpu()
+            return model.at_work(model.autoencoder).encode(to_device(part, model.device))[0].cpu()
 
         whole = Box(0, 0, pixels.shape[1] // factor, pixels.shape[2] // factor)
         return self._autoencoder(whole, self._encoded, "encoding", call, 1)
@@ -198,9 +199,11 @@ class Calls:
             last = not limit.can_halve(size)
             device = self.model.device
             if not limit.lost:
-                out = attempt(lambda: once(self.model), device, last=last and self._spare is None)
+                out = attempt(lambda: once(self.model), device)
                 if out is not None:
                     return out
+            if last and self._spare is None:
+                return once(self.model)  # memory was given back
             if last:
                 assert self._spare is not None
                 limit.lost = True

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from napari_ssldiff.diffusion.transfer import to_device
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -39,8 +41,8 @@ class Condition:
 
     def to(self, device: torch.device) -> Condition:
         """The batch on a device."""
-        spatial = None if self.spatial is None else self.spatial.to(device)
-        return Condition(self.context.to(device), spatial)
+        spatial = None if self.spatial is None else to_device(self.spatial, device)
+        return Condition(to_device(self.context, device), spatial)
 
 
 def concatenate(parts: list[Condition]) -> Condition:

@@ -10,6 +10,7 @@ import torch
 from napari_ssldiff.diffusion.blend import blend, cover, scaled
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.calls import Calls, Counters
+from napari_ssldiff.diffusion.memory import twice
 from napari_ssldiff.diffusion.mosaic import Mosaic
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.geometry import Box, centre_out
@@ -60,9 +61,25 @@ def encode_parts(
 
 
 def _cover(shape: tuple[int, int], most: int | None) -> list[Box]:
-    if most is None or most >= WINDOW:
-        return cover(shape, WINDOW, WINDOW - OVERLAP)
-    return cover(shape, most, most - most // 4)
+    """Windows of one shape that overlap by no more than they must.
+
+    Windows of full size, the last one pushed back to the border, would do up to half of the work
+    twice where a canvas is a little higher or wider than some of them.
+    """
+    size, overlap = WINDOW, OVERLAP
+    if most is not None and most < WINDOW:
+        size, overlap = most, most // 4
+    rows, columns = (_spread(length, size, overlap) for length in shape)
+    return [Box(y, x, h, w) for y, h in rows for x, w in columns]
+
+
+def _spread(length: int, most: int, overlap: int) -> list[tuple[int, int]]:
+    """Starts and lengths of the fewest windows up to ``most``, evenly over ``length``."""
+    if length <= most:
+        return [(0, length)]
+    count = -(-(length - overlap) // (most - overlap))
+    size = -(-(length + (count - 1) * overlap) // count)
+    return [(n * (length - size) // (count - 1), size) for n in range(count)]
 
 
 def decode_windows(
@@ -70,8 +87,8 @@ def decode_windows(
 ) -> list[Box]:
     """The windows, in latents and row by row, in which a canvas of ``shape`` is decoded.
 
-    Their edge is :data:`WINDOW`, or ``most`` where memory has no room for that; those of the
-    preset ``paper`` are the network's.
+    Their edges are at most :data:`WINDOW`, or ``most`` where memory has no room for that; those of
+    the preset ``paper`` are the network's.
     """
     if preset.decode == "gaussian":
         return cover(shape, spec.window_latents, preset.stride_of(spec))
@@ -91,7 +108,9 @@ class Decoder:
         Boxes in pixels of the canvas; they may overlap.
     focus
         Asked before every window for a place ``(y, x)`` in latents: the window nearest to it
-        comes next. ``None``: row by row, for a canvas whose rows come from the top.
+        comes next. ``None``: row by row, for a canvas whose rows come from an edge.
+    upwards
+        That edge is the lower one.
     budget
         Bytes of unfinished boxes in memory; more than that waits on disk until :meth:`close`.
     check, counters
@@ -106,13 +125,15 @@ class Decoder:
         wanted: Sequence[Box],
         *,
         focus: Callable[[], tuple[float, float]] | None = None,
+        upwards: bool = False,
         budget: int | None = None,
         check: Callable[[], None] = lambda: None,
         counters: Counters | None = None,
     ) -> None:
         windows = decode_windows(shape, preset, model.spec, model.limits.decode)
         #: Windows still to be decoded, in latents.
-        self.pending = list(windows)
+        self.pending = sorted(windows, key=lambda w: -w.y1) if upwards else list(windows)
+        self._upwards = upwards
         self._focus = focus
         self._at: tuple[float, float] | None = None
         self._factor = model.spec.latent_factor
@@ -122,7 +143,7 @@ class Decoder:
         self.mosaic = Mosaic([scaled(w, self._factor) for w in windows], wanted, kind, budget)
         self._calls = Calls(model, check, counters)
         self._rows: torch.Tensor | None = None
-        self._top = 0
+        self._top = shape[0] if upwards else 0
 
     def close(self) -> None:
         """Let go of what is not finished."""
@@ -143,19 +164,30 @@ class Decoder:
         made = self._calls.decode(part, clamp=not self._published)
         self.pending.pop(0)
         done = self.mosaic.add(scaled(box, self._factor), made)
-        return [(n, pixels.clamp(-1, 1)) for n, pixels in done]
+        return [(n, pixels.clamp_(-1, 1)) for n, pixels in done]
 
     def feed(self, rows: torch.Tensor) -> Iterator[list[tuple[int, torch.Tensor]]]:
         """Take the next ``(c, h, w)`` rows of the canvas; :meth:`next` of every window they fill.
 
         Rows that no later window needs are let go.
         """
-        rows = rows.cpu()
-        self._rows = rows if self._rows is None else torch.cat([self._rows, rows], 1)
-        while self.pending and self.pending[0].y1 <= self._top + self._rows.shape[1]:
+        self._rows = twice(lambda: self._take(rows))
+        self._top -= rows.shape[1] if self._upwards else 0
+        end = self._top + self._rows.shape[1]
+        while self.pending and self._top <= self.pending[0].y and self.pending[0].y1 <= end:
             yield self.next(self._rows, self._top)
-        keep = self.pending[0].y if self.pending else self._top + self._rows.shape[1]
-        self._rows, self._top = self._rows[:, keep - self._top :].clone(), keep
+        if self._upwards:
+            top, end = self._top, self.pending[0].y1 if self.pending else self._top
+        else:
+            top = self.pending[0].y if self.pending else end
+        held = self._rows[:, top - self._top : end - self._top]
+        self._rows, self._top = twice(held.clone), top
+
+    def _take(self, rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.cpu()
+        if self._rows is None:
+            return rows
+        return torch.cat([rows, self._rows] if self._upwards else [self._rows, rows], 1)
 
 
 def decode(

@@ -41,25 +41,29 @@ def release(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def attempt(call: Callable[[], T], device: torch.device, *, last: bool = False) -> T | None:
+def attempt(call: Callable[[], T], device: torch.device) -> T | None:
     """What ``call`` returns, or ``None`` if memory ran out; other errors pass.
 
     The failed call's tensors live in the frames of its traceback. These are cleared and the
     error is gone when this returns, so that a second try finds their memory free.
-
-    Parameters
-    ----------
-    last
-        There is no other try: let the error of missing memory pass too.
     """
     try:
         return call()
     except (MemoryError, RuntimeError) as error:
-        if last or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)
     release(device)
     return None
+
+
+def twice(call: Callable[[], T]) -> T:
+    """What ``call`` returns on the CPU, at the second try where memory runs out in the first.
+
+    ``call`` must change nothing before all that it needs is there.
+    """
+    made = attempt(lambda: (call(),), torch.device("cpu"))
+    return call() if made is None else made[0]
 
 
 class Limit:
@@ -105,8 +109,8 @@ def in_parts(
     what
         Names the calls in the log.
     on_cpu
-        What is done where even the least slice finds no memory on ``device``; ``None``: nothing,
-        the error passes.
+        What is done where even the least slice finds no memory on ``device``; ``None``: it is
+        tried once more, after all that nobody holds was given back, and then the error passes.
     """
     first = 0
     while first < count:
@@ -114,19 +118,14 @@ def in_parts(
         size = part.stop - first
         out = None
         if not limit.lost:
-            out = attempt(
-                lambda part=part: call(part),  # type: ignore[misc]
-                device,
-                last=not limit.can_halve(size) and on_cpu is None,
-            )
+            out = attempt(lambda part=part: call(part), device)  # type: ignore[misc]
         if out is None:
             if limit.can_halve(size):
                 limit.halve(size, what)
                 continue
-            assert on_cpu is not None
-            if not limit.lost:
+            if on_cpu is not None and not limit.lost:
                 _logger.warning("out of memory in %s of %d: on the CPU instead", what, size)
                 limit.lost = True
-            out = on_cpu(part)
+            out = call(part) if on_cpu is None else on_cpu(part)
         yield out
         first = part.stop

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from napari_ssldiff.diffusion.blend import blend_weight
+from napari_ssldiff.diffusion.memory import attempt, twice
 from napari_ssldiff.diffusion.scratch import Scratch
 from napari_ssldiff.geometry import Box
 
@@ -85,32 +86,33 @@ class Mosaic:
             place = window.intersect(self._wanted[n])
             part = values[(slice(None), *place.shift(-window.y, -window.x).slices)]
             if self._missing[n]:
-                self._wait(n, _Part(window, place, part.clone()))
+                self._wait(n, window, place, part)
             else:
-                yield n, self._leave(n, _Part(window, place, part))
+                last = _Part(window, place, part)
+                made = twice(lambda n=n, last=last: self._blend(n, last))  # type: ignore[misc]
+                self._leave(n)
+                yield n, made
 
-    def _wait(self, n: int, part: _Part) -> None:
-        assert part.values is not None
-        size = part.values.nbytes
+    def _wait(self, n: int, window: Box, place: Box, values: torch.Tensor) -> None:
+        kept, size = None, values.nbytes
         # What comes last is waited for longest: windows come row by row where memory is short.
-        if self._budget is not None and self.held + size > self._budget:
-            self._scratch.put((n, part.window), part.values)
-            part.values = None
+        if self._budget is None or self.held + size <= self._budget:
+            kept = attempt(values.clone, torch.device("cpu"))
+        if kept is None:
+            self._scratch.put((n, window), values)
         else:
             self.held += size
-        self._parts.setdefault(n, []).append(part)
+        self._parts.setdefault(n, []).append(_Part(window, place, kept))
 
-    def _leave(self, n: int, last: _Part) -> torch.Tensor:
+    def _blend(self, n: int, last: _Part) -> torch.Tensor:
         box = self._wanted[n]
         out, total = None, torch.zeros(box.shape)
         # Always in the same order, whatever came first: a sum of floats depends on it.
-        parts = [*self._parts.pop(n, ()), last]
+        parts = [*self._parts.get(n, ()), last]
         for part in sorted(parts, key=lambda part: part.window.to_list()):
             values = part.values
             if values is None:
-                values = self._scratch.take((n, part.window), torch.device("cpu"))
-            elif part is not last:
-                self.held -= values.nbytes
+                values = self._scratch.read((n, part.window))
             if out is None:
                 out = torch.zeros(len(values), *box.shape)
             to = part.place.shift(-box.y, -box.x).slices
@@ -120,6 +122,14 @@ class Mosaic:
             total[to] += weight
         assert out is not None
         return out / total
+
+    def _leave(self, n: int) -> None:
+        """Let go of what a box waited with."""
+        for part in self._parts.pop(n, ()):
+            if part.values is None:
+                self._scratch.drop((n, part.window))
+            else:
+                self.held -= part.values.nbytes
 
     def _weight(self, shape: tuple[int, int]) -> torch.Tensor:
         if shape not in self._weights:

@@ -13,7 +13,7 @@ import zarr
 
 
 class Scratch:
-    """A shelf of tensors on disk, each taken once. The folder is made at the first use.
+    """A shelf of tensors on disk. The folder is made at the first use.
 
     To be closed; a process that is killed leaves the folder to the system's cleaning.
     """
@@ -56,12 +56,19 @@ class Scratch:
         array[...] = values
         self._places[key] = place
 
+    def read(self, key: Hashable) -> torch.Tensor:
+        """The tensor under a key, on the CPU."""
+        return torch.from_numpy(zarr.open_array(self._places[key], mode="r")[...])
+
+    def drop(self, key: Hashable) -> None:
+        """Let go of a tensor; its key is free from now on."""
+        shutil.rmtree(self._places.pop(key), ignore_errors=True)
+
     def take(self, key: Hashable, device: torch.device) -> torch.Tensor:
-        """The tensor under a key, which is free from now on."""
-        place = self._places.pop(key)
-        values = torch.from_numpy(zarr.open_array(place, mode="r")[...])
-        shutil.rmtree(place, ignore_errors=True)
-        return values.to(device)
+        """The tensor under a key, which is free from now on, but not where memory runs out."""
+        values = self.read(key).to(device)
+        self.drop(key)
+        return values
 
     def close(self) -> None:
         """Remove everything."""

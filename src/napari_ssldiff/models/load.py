@@ -15,6 +15,7 @@ from torch import nn
 
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.offload import Turns
+from napari_ssldiff.diffusion.precisions import measured_precision
 from napari_ssldiff.embeddings.encoder import (
     AbsentEncoder,
     Encoder,
@@ -237,6 +238,9 @@ def load_bundle(
     """
     card = model if isinstance(model, ModelCard) else get_card(model)
     bundle = assemble(card, resolve_device(device), options=options, tell=tell)
+    if options is None or options.precision == "auto":
+        # Here and not at the first run: whatever is drawn or written down later means the same.
+        bundle.denoiser.precision = measured_precision(bundle.denoiser)
     if os.environ.get(COMPILE, "0") not in ("", "0"):
         bundle.denoiser.compile()
     return bundle

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
-from napari_ssldiff.diffusion.bands import sample_bands, sampling_bytes
+from napari_ssldiff.diffusion.bands import early, sampling_bytes
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan
-from napari_ssldiff.diffusion.decode import Decoder, encode_parts
-from napari_ssldiff.diffusion.lazy import LazyCanvas, LazyPlan, tiles_of
+from napari_ssldiff.diffusion.decode import encode_parts
+from napari_ssldiff.diffusion.lazy import LazyPlan, tiles_of
 from napari_ssldiff.diffusion.memory import release
 from napari_ssldiff.diffusion.presets import PRESETS, Preset
 from napari_ssldiff.diffusion.steer import Guide
@@ -25,19 +25,14 @@ from napari_ssldiff.synthesis.cancel import CancelToken
 from napari_ssldiff.synthesis.cell_masks import encode_cells, refuse_unless_heard
 from napari_ssldiff.synthesis.events import Event, Finished, Progress, Started
 from napari_ssldiff.synthesis.frame import Frame, denoise_mask, held_on_canvas, inside_on_canvas
-from napari_ssldiff.synthesis.match import correction, enough
+from napari_ssldiff.synthesis.match import enough
 from napari_ssldiff.synthesis.prepare import frame_of, resolve
 from napari_ssldiff.synthesis.request import SynthesisRequest
-from napari_ssldiff.synthesis.stream import in_thread, sample_in_thread
 from napari_ssldiff.synthesis.tiles import Tiles
 from napari_ssldiff.synthesis.tiles import from_uint8 as from_uint8
 from napari_ssldiff.synthesis.tiles import to_uint8 as to_uint8
 from napari_ssldiff.synthesis.tokens import window_tokens
-
-#: Latents of the source, and where they are compared: ``(c, h, w)`` and ``(h, w)`` bool.
-Compared = tuple[torch.Tensor, torch.Tensor]
-#: Where the viewer looks: ``(y, x)`` on the output grid, or ``None``.
-Focus = Callable[[], tuple[float, float] | None]
+from napari_ssldiff.synthesis.ways import Compared, Focus, Run
 
 
 def _task(
@@ -154,15 +149,17 @@ def synthesize(
         any thread, or ``None`` for the middle of the canvas. The nearest tile comes first.
     budget
         Bytes that canvas and unfinished tiles may take; by default the model's own
-        limit. A canvas whose solver state alone is more is sampled from the top, band by band, to
-        the same result.
+        limit. A canvas whose solver state alone is more is sampled band by band, from the upper or
+        the lower edge, to the same result; so is one that is high enough for its first tiles to
+        come far earlier like that (:func:`napari_ssldiff.diffusion.bands.early`).
 
     Yields
     ------
     :class:`Started`, then :class:`Progress` and one :class:`Preview` per step, then
-    :class:`TileDone` outwards from the focus, then :class:`Finished`. For a canvas beyond the
-    budget :class:`Progress` and :class:`TileDone` from the top come between each other, and there
-    are no previews. With the preset ``lazy`` every tile is made alone, without previews.
+    :class:`TileDone` outwards from the focus, then :class:`Finished`. For a canvas in bands they
+    come between each other: :class:`TileDone` from the edge that was nearer to the focus at the
+    beginning, :class:`Preview` of as much of the canvas as has begun, and none where the budget
+    has no room for it. With the preset ``lazy`` every tile is made alone, without previews.
 
     Raises
     ------
@@ -182,17 +179,21 @@ def synthesize(
     task = _task(request, bundle, frame, scene)
     total = _evaluations(task, preset, bundle, frame)
     large = sampling_bytes(bundle.denoiser, task, preset) > budget
-    wholly = "match" if request.match else "guide" if request.guide else ""
     if request.cells and preset.phases is not None:
         raise InputError(
             "a mask of cells is shown to a canvas, not with the preset lazy: choose another preset"
         )
-    if wholly and (large or preset.phases is not None):
-        what = "the preset lazy" if preset.phases is not None else f"more than {budget} bytes"
-        does = "colours are matched on" if wholly == "match" else "a guide steers"
+    if request.match and preset.phases is not None:
+        # Whichever tile is asked for first would need the ring around all of them.
         raise InputError(
-            f"{does} a canvas that is sampled at once, not with {what}: leave {wholly} out, or "
-            "draw a smaller region"
+            "colours are matched on a canvas that has an end, not with the preset lazy, which "
+            "makes every tile alone: leave match out, or choose another preset"
+        )
+    if request.guide and (large or preset.phases is not None):
+        what = "the preset lazy" if preset.phases is not None else f"more than {budget} bytes"
+        raise InputError(
+            f"a guide steers a canvas that is sampled at once, not with {what}: leave guide out, "
+            "or draw a smaller region"
         )
     yield Started(frame.output, task.steps, total)
     known = None
@@ -206,13 +207,16 @@ def synthesize(
         shape = frame.canvas.shape
         control = encode_cells(bundle, request.cells, shape, check=check, counters=counters)
         task = replace(task, control=control)
-    run = _Run(request, bundle, frame, task, preset, total, cancel, counters, focus)
+    compared = _compared(scene, frame, bundle, request, known)
+    run = Run(request, bundle, frame, task, preset, total, cancel, counters, budget, focus)
     if preset.phases is not None:
-        way = run.tile_by_tile(budget)
+        way = run.tile_by_tile()
     elif large:
-        way = run.from_the_top(budget)
+        way = run.in_bands(compared)
+    elif not request.match and (least := early(bundle.denoiser, task, preset, check)):
+        way = run.early_bands(least)
     else:
-        way = run.whole(_compared(scene, frame, bundle, request, known))
+        way = run.whole(compared)
     try:
         with closing(way) as events:
             yield from events
@@ -226,135 +230,6 @@ def synthesize(
         counters.network_seconds,
         counters.decode_seconds,
     )
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A request on its way."""
-
-    request: SynthesisRequest
-    bundle: ModelBundle
-    frame: Frame
-    task: CanvasTask
-    preset: Preset
-    total: int
-    cancel: CancelToken
-    counters: Counters
-    viewer: Focus | None = None
-
-    @property
-    def check(self) -> Callable[[], None]:
-        """Holds or stops what the consumer's own thread does."""
-        return self.cancel.hold
-
-    def focus(self) -> tuple[float, float]:
-        """Where the viewer looks, on the output grid."""
-        at = None if self.viewer is None else self.viewer()
-        return self.frame.output.centre if at is None else at
-
-    def focus_in_latents(self) -> tuple[float, float]:
-        """The same on the canvas, in latents."""
-        per, canvas = self.frame.model_per_output, self.frame.canvas
-        y, x = self.focus()
-        f = self.bundle.spec.latent_factor
-        return (y * per[0] - canvas.y) / f, (x * per[1] - canvas.x) / f
-
-    def whole(self, compared: Compared | None) -> Generator[Event, None, None]:
-        """All windows in step; then pixels, outwards from the focus.
-
-        ``compared`` is what the colours are to agree with.
-        """
-        latents: torch.Tensor | None = None
-        place = _in_output(self.frame.canvas, self.frame)
-        sampling = sample_in_thread(
-            self.bundle.denoiser,
-            self.task,
-            self.preset,
-            total=self.total,
-            place=place,
-            cancel=self.cancel,
-            counters=self.counters,
-        )
-        with closing(sampling):
-            for event in sampling:
-                if isinstance(event, torch.Tensor):
-                    latents = event
-                else:
-                    yield event
-        assert latents is not None
-        tiles, decoder = self._decoder(self.focus_in_latents)
-        if compared is not None:
-            real, ring = compared
-            show = self.bundle.denoiser.autoencoder.preview
-            tiles.colour = correction(show(latents[None])[0].cpu(), show(real[None])[0].cpu(), ring)
-        count = 0
-        while decoder.pending:
-            for n, pixels in decoder.next(latents):
-                count += 1
-                yield tiles.finish(n, pixels)
-            yield Progress("decoding", count, len(tiles), self.counters.evaluations)
-        assert count == len(tiles), f"{len(tiles) - count} tiles left undone"
-
-    def tile_by_tile(self, budget: int) -> Generator[Event, None, None]:
-        """Every tile alone, from what its neighbours have left."""
-        tiles = Tiles(self.frame, self.request.feather)
-        place, needs = self.frame.canvas, tiles.needs
-
-        def work(stopping: Callable[[], None], tell: Callable[[Event], None]) -> None:
-            canvas = LazyCanvas(
-                self.bundle.denoiser,
-                self.task,
-                self.preset,
-                threads=self.request.sampler.threads,
-                cache_bytes=budget // 2,
-                tile_bytes=budget // 2,
-                check=stopping,
-                on_batch=lambda n: tell(Progress("denoising", n, self.total, n)),
-                counters=self.counters,
-            )
-            for n in tiles.outwards(self.focus):
-                tell(tiles.finish(n, canvas.pixels(needs[n].shift(place.y, place.x))))
-
-        yield from in_thread(work, self.cancel, self.bundle.denoiser.device)
-
-    def from_the_top(self, budget: int) -> Generator[Event, None, None]:
-        """Band by band, pixels as rows become final."""
-        tiles, decoder = self._decoder(None, budget // 4)
-        count = 0
-        sampling = sample_bands(
-            self.bundle.denoiser,
-            self.task,
-            self.preset,
-            budget=budget // 2,  # the last quarter is the decoder's own work
-            check=self.check,
-            counters=self.counters,
-        )
-        with closing(decoder), closing(sampling):
-            for step in sampling:
-                if step.rows is None:
-                    yield Progress("denoising", step.evaluations, self.total, step.evaluations)
-                    continue
-                for finished in decoder.feed(step.rows):
-                    for n, pixels in finished:
-                        count += 1
-                        yield tiles.finish(n, pixels)
-        assert count == len(tiles), f"{len(tiles) - count} tiles left undone"
-
-    def _decoder(
-        self, focus: Callable[[], tuple[float, float]] | None, budget: int | None = None
-    ) -> tuple[Tiles, Decoder]:
-        tiles = Tiles(self.frame, self.request.feather)
-        decoder = Decoder(
-            self.bundle.denoiser,
-            self.preset,
-            self.task.box.shape,
-            tiles.needs,
-            focus=focus,
-            budget=budget,
-            check=self.check,
-            counters=self.counters,
-        )
-        return tiles, decoder
 
 
 def _compared(
@@ -386,10 +261,3 @@ def _evaluations(task: CanvasTask, preset: Preset, bundle: ModelBundle, frame: F
     needs = [need.shift(frame.canvas.y, frame.canvas.x) for need in order]
     asked = dict.fromkeys(key for need in needs for key in tiles_of(need))
     return lazy.evaluations(lazy.tile_latents(key) for key in asked)
-
-
-def _in_output(canvas: Box, frame: Frame) -> Box:
-    """The canvas (model pixels) on the output grid, to the nearest pixel."""
-    per = frame.model_per_output
-    y0, x0 = round(canvas.y / per[0]), round(canvas.x / per[1])
-    return Box(y0, x0, round(canvas.y1 / per[0]) - y0, round(canvas.x1 / per[1]) - x0)

@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, sample
+from napari_ssldiff.diffusion.memory import attempt
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.synthesis.cancel import CancelToken
@@ -73,6 +76,19 @@ def in_thread(
         wait()
 
 
+def preview_of(model: Denoiser, x0: torch.Tensor) -> NDArray[np.uint8]:
+    """``(h, w, 3)`` uint8: ``(c, h, w)`` latents as a preview shows them.
+
+    Where their device has no memory for it, it is made on the CPU.
+    """
+
+    def show(latents: torch.Tensor) -> NDArray[np.uint8]:
+        return to_uint8(model.autoencoder.preview(latents[None])[0])
+
+    made = attempt(lambda: show(x0), x0.device)
+    return show(x0.cpu()) if made is None else made
+
+
 def sample_in_thread(
     model: Denoiser,
     task: CanvasTask,
@@ -102,7 +118,7 @@ def sample_in_thread(
     ) -> None:
         def show(step: int, x0: torch.Tensor) -> None:
             # As pixels: latents waiting for a slow consumer would be many times as large.
-            pixels = to_uint8(model.autoencoder.preview(x0[None])[0])
+            pixels = preview_of(model, x0)
             tell(Preview(place, pixels, step + 1, task.steps))
 
         latents = sample(

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from napari_ssldiff.embeddings.colours import Method, colours_for
 from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.embeddings.look import Prototypes, prototypes
-from napari_ssldiff.embeddings.slide import Sampled
 from napari_ssldiff.geometry import Region
 from napari_ssldiff.scenes.scene import Scene
 from napari_ssldiff.scenes.thumbnail import thumbnail
@@ -22,6 +21,8 @@ from napari_ssldiff.viewer.worker import Engine, JobControl
 
 if TYPE_CHECKING:
     from napari.layers import Image
+
+    from napari_ssldiff.embeddings.slide import Sampled
 
 #: Edge of a cell's picture in pixels.
 PICTURE = 48

@@ -269,6 +269,7 @@ def measure(domain: str, options: argparse.Namespace) -> dict[str, Any]:
     sheets = []
     for kind in options.kinds:
         pairs = NEW[domain] if kind == "new" else known_pairs(domain)
+        pairs = [pair for pair in pairs if not options.facts or pair[0] in options.facts]
         chosen, scores = choose(pairs, options.pairs, 0), {}
         if kind == "regions":
             rows, shown, scores = region_pictures(words, bundle, chosen, options)
@@ -301,6 +302,7 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", default=list(MODELS))
     parser.add_argument("--kinds", nargs="+", default=["known", "new", "regions"])
     parser.add_argument("--pairs", type=int, default=100, help="of each kind, per domain")
+    parser.add_argument("--facts", nargs="+", help="pairs about these only; default: all")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--preset", default="draft")
     parser.add_argument("--device", default="cpu")

@@ -242,8 +242,8 @@ class _Front:
         conditions = run.calls.condition(self._tokens[b])
         return Rows(x, torch.zeros_like(x), conditions, self.bands[strips[0]].strip.y)
 
-    def _use(self, strips: Sequence[int]) -> list[torch.Tensor]:
-        """The states of strips; of the others, those that are used last go to disk."""
+    def _use(self, strips: Sequence[int]) -> None:
+        """Hold the states of strips; of the others, those that are used last go to disk."""
         for q in strips:
             if q not in self._held and q in self._scratch:
                 self._held[q] = self._scratch.take(q, self.run.device)
@@ -257,7 +257,6 @@ class _Front:
                 break
             self._scratch.put(q, self._held[q])
             del self._held[q]
-        return [self._held[q] for q in strips]
 
     def _open(self, q: int) -> torch.Tensor:
         run, strip, c = self.run, self.bands[q].strip, self.run.spec.latent_channels

@@ -61,35 +61,11 @@ class Statement:
 
 #: Amounts of what is counted and of what is not.
 _MANY = ("many", "numerous", "lots of", "plenty of", "a lot of", "a great number of")
-_FEW = (
-    "few",
-    "no",
-    "without",
-    "hardly any",
-    "barely any",
-    "almost no",
-    "scarcely any",
-    "not many",
-    "lacking",
-    "very few",
-    "without any",
-    "free of",
-)
+_NONE = ("no", "without", "hardly any", "barely any", "almost no", "scarcely any")
+_FREE = ("without any", "free of")
+_FEW = ("few", *_NONE, "not many", "lacking", "very few", *_FREE)
 _MUCH = ("much", "abundant", "lots of", "plenty of", "a lot of", "a great deal of")
-_LITTLE = (
-    "little",
-    "no",
-    "without",
-    "hardly any",
-    "barely any",
-    "almost no",
-    "scarcely any",
-    "not much",
-    "lacking",
-    "very little",
-    "without any",
-    "free of",
-)
+_LITTLE = ("little", *_NONE, "not much", "lacking", "very little", *_FREE)
 _NUCLEI = ("nuclei", "cells", "dense nuclei", "crowded cells", "packed nuclei")
 _PINK = ("pink", "pink stroma", "eosin", "collagen", "pink matrix", "pink tissue")
 _WHITE = ("holes", "lumens", "white spaces", "empty spaces", "open lumens")

@@ -21,11 +21,13 @@ from napari_ssldiff.diffusion.bands import (
     plan_bands,
     sample_bands,
 )
+from napari_ssldiff.diffusion.batches import call_cost
 from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan, sample
 from napari_ssldiff.diffusion.decode import Decoder, decode
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.diffusion.scratch import Scratch
+from napari_ssldiff.diffusion.wave import early_bands, effort_of, effort_until
 from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.geometry import Box, plan_windows
 
@@ -115,8 +117,8 @@ def test_a_high_canvas_is_as_cheap_in_bands_and_its_first_rows_come_early(
 ) -> None:
     work = task(Box(0, 0, 8 + 6 * 39, width), batch=batch)
     sample(model, work, PRESETS["bulk"])
-    batches = model.network.batches
-    whole = len(batches)
+    batches, cost = model.network.batches, call_cost(model, 1)
+    whole = sum(map(cost, batches))
     batches.clear()
     least = early(model, work, PRESETS["bulk"])
     assert least is not None
@@ -124,10 +126,39 @@ def test_a_high_canvas_is_as_cheap_in_bands_and_its_first_rows_come_early(
     for step in sample_bands(model, work, PRESETS["bulk"], least=least):
         height += 0 if step.rows is None else step.rows.shape[1]
         if first is None and height >= room.WINDOW:
-            first = len(batches)
-    assert len(batches) <= whole
+            first = sum(map(cost, batches))
+    assert sum(map(cost, batches)) <= 1.03 * whole
     assert first is not None
     assert first <= 0.6 * whole
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32, 64])
+def test_rows_of_windows_need_not_divide_by_the_batch(batch: int) -> None:
+    """A demo model's canvas of 4,096 px, in calls of any size: rows of 43 windows."""
+    shape = (1024, 1024)
+    windows = plan_windows(shape, 32, 24)
+    assert len(windows) == 43**2
+
+    def cost(count: float) -> float:
+        return count + 0.5
+
+    least = early_bands(windows, shape, batch, 20, 123, cost, 0.6, 0.03)
+    assert least == 43
+    bands = plan_bands(windows, shape, least)
+    whole = effort_of(len(windows), batch, cost)
+    assert sum(effort_of(len(b.windows), batch, cost) for b in bands) <= 1.03 * whole
+    assert effort_until(bands, 20, batch, cost, 123) < 0.4 * 20 * whole
+    if batch > 2:  # nothing may be added: then the canvas stays whole
+        assert early_bands(windows, shape, batch, 20, 123, cost, 0.6, 0) is None
+
+
+def test_a_call_costs_what_was_measured_of_its_size(model: Denoiser) -> None:
+    cost = call_cost(model, 2)
+    assert cost(8) / cost(2) < 4  # rows, and what every call costs besides
+    model.window_seconds.update({(2, 1): 1.0, (2, 2): 0.75, (2, 4): 0.5, (1, 2): 9.0})
+    model.window_seconds[2, 8] = float("inf")  # memory had no room
+    measured = call_cost(model, 2)
+    assert [measured(n) for n in (1, 2, 3, 4)] == [1.0, 1.5, 1.75, 2.0]
 
 
 def test_a_canvas_without_much_to_gain_is_sampled_whole(model: Denoiser) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
+from napari_ssldiff.diffusion.batches import call_cost
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.calls import Counters
 from napari_ssldiff.diffusion.decode import decode_windows
@@ -37,8 +38,9 @@ from napari_ssldiff.geometry import Box
 BUDGET = CANVAS
 #: A canvas of no more windows stays whole: it is over before a wave has come far.
 SMALL = 16
-#: Of all network calls: after no more a wave must have its first pixels to be worth it.
-EARLY = 0.6
+#: Of a whole canvas's time in the network: after no more a wave must have its first pixels to be
+#: worth it, and no more than that share may it add.
+EARLY, MORE = 0.6, 0.03
 
 
 def canvas_bytes(task: CanvasTask, spec: ModelSpec) -> int:
@@ -79,8 +81,9 @@ def early(
 
     Returns
     -------
-    What :func:`sample_bands` takes as ``least``; ``None``: the canvas is to be sampled whole. It
-    never takes more network calls than that.
+    What :func:`sample_bands` takes as ``least``; ``None``: the canvas is to be sampled whole. The
+    bands may take :data:`MORE` of its time in addition, as their rows of windows seldom divide by
+    the batch.
     """
     if task.guide is not None or preset.phases is not None:
         return None
@@ -89,7 +92,16 @@ def early(
         return None
     batch = batch_of(model, task, preset, planned, check)
     first = decode_windows(task.box.shape, preset, model.spec, model.limits.decode)[0]
-    return early_bands(planned.windows, task.box.shape, batch, len(planned.passes), first.h, EARLY)
+    return early_bands(
+        planned.windows,
+        task.box.shape,
+        batch,
+        len(planned.passes),
+        first.h,
+        call_cost(model, max(planned.passes)),
+        EARLY,
+        MORE,
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 
 from napari_ssldiff.diffusion.bundle import Denoiser, Precision
@@ -58,6 +59,24 @@ def measured_batch(
         best, seconds = size, model.window_seconds[key]
         size *= 2
     return max(1, min(best, count))
+
+
+def call_cost(model: Denoiser, passes: int) -> Callable[[float], float]:
+    """What a network call of so many windows takes, relative to calls of other sizes.
+
+    Between the sizes that :func:`measured_batch` has timed on this device it is interpolated; where
+    none was, a call costs as much as its rows and one more, which is how CPUs answered
+    (benchmarks/network_calls.py: 36 ms a row in calls of 2, 30 of 8, 25 of 16).
+    """
+    timed = sorted(
+        (size, size * seconds)
+        for (key, size), seconds in model.window_seconds.items()
+        if key == passes and seconds < float("inf")
+    )
+    if not timed:
+        return lambda count: count + 1 / passes
+    sizes, seconds = zip(*timed, strict=True)
+    return lambda count: float(np.interp(count, sizes, seconds))
 
 
 def _room(model: Denoiser, passes: int) -> int:

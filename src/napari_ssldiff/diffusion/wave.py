@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from napari_ssldiff.geometry import Box
@@ -110,25 +110,41 @@ class Wave:
         return i < self._end and before and self.done[self._bands[b].last] == i
 
 
-def calls_of(count: int, batch: int) -> int:
-    """Network calls for ``count`` windows."""
-    return -(-count // batch)
+def effort_of(count: int, batch: int, cost: Callable[[float], float]) -> float:
+    """What ``count`` windows take in calls of equal size, none larger than ``batch``.
+
+    Parameters
+    ----------
+    cost
+        Of a network call of so many windows, in any unit.
+    """
+    calls = -(-count // batch)
+    return calls * cost(count / calls)
 
 
-def calls_until(bands: Sequence[Band], steps: int, batch: int, rows: int) -> int:
-    """Network calls of a wavefront until its first ``rows`` rows of latents are final."""
-    calls, wave = 0, Wave(bands, 0, steps)
+def effort_until(
+    bands: Sequence[Band], steps: int, batch: int, cost: Callable[[float], float], rows: int
+) -> float:
+    """What a wavefront takes until its first ``rows`` rows of latents are final."""
+    effort, wave = 0.0, Wave(bands, 0, steps)
     ends = list(itertools.accumulate(band.strip.h for band in bands))
     for band in wave:
-        calls += calls_of(len(bands[band].windows), batch)
+        effort += effort_of(len(bands[band].windows), batch, cost)
         final = wave.first + (band == wave.first and wave.done[band] == steps - 1)
         if final and ends[final - 1] >= rows:
             break
-    return calls
+    return effort
 
 
 def early_bands(
-    windows: Sequence[Box], shape: tuple[int, int], batch: int, steps: int, rows: int, share: float
+    windows: Sequence[Box],
+    shape: tuple[int, int],
+    batch: int,
+    steps: int,
+    rows: int,
+    cost: Callable[[float], float],
+    share: float,
+    more: float,
 ) -> int | None:
     """Windows in a band with which a canvas is as cheap as whole, and its first rows far earlier.
 
@@ -142,21 +158,25 @@ def early_bands(
         That are taken.
     rows
         Rows of latents that the first pixels wait for.
+    cost
+        As for :func:`effort_of`.
     share
-        Of all network calls: the first ``rows`` must be final after no more.
+        Of what the whole canvas takes: the first ``rows`` must be final after no more.
+    more
+        What all bands may take beyond the whole canvas, as a share of it.
 
     Returns
     -------
     The least windows of a band, or ``None`` where no number of them would do.
     """
-    whole, heights = calls_of(len(windows), batch), list[int]()
+    whole, heights = effort_of(len(windows), batch, cost), list[int]()
     for _, row in itertools.groupby(windows, key=lambda w: w.y):
         heights.append((heights[-1] if heights else 0) + len(list(row)))
     for least in heights[: len(heights) // 2]:
         bands = plan_bands(windows, shape, least)
-        if sum(calls_of(len(band.windows), batch) for band in bands) > whole:
+        if sum(effort_of(len(band.windows), batch, cost) for band in bands) > (1 + more) * whole:
             continue
-        early = calls_until(bands, steps, batch, min(rows, shape[0])) <= share * whole * steps
+        first = effort_until(bands, steps, batch, cost, min(rows, shape[0]))
         # Higher bands finish later still.
-        return least if early else None
+        return least if first <= share * whole * steps else None
     return None

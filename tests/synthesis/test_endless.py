@@ -46,7 +46,7 @@ def palette(bundle: Any) -> Palette:
 @pytest.fixture
 def slide(bundle: Any, field: EmbeddingField, palette: Palette) -> Callable[..., LazyScene]:
     def build(shape: tuple[int, int] = SHAPE, **options: Any) -> LazyScene:
-        sampler = Sampler("lazy", steps=3, guidance=1.0, seed=5, batch=4, threads=1)
+        sampler = Sampler("lazy", steps=3, guidance=1.0, seed=5, batch=16, threads=1)
         return LazyScene(bundle, MirroredField(field), palette, shape, sampler, **options)
 
     return build

@@ -18,7 +18,7 @@ from napari_ssldiff.synthesis.palette import APPROXIMATE
 from napari_ssldiff.synthesis.request import Sampler
 from napari_ssldiff.text.places import PriorPlaces
 
-SAMPLER = Sampler("lazy", steps=2, guidance=1.0, seed=5, batch=4)
+SAMPLER = Sampler("lazy", steps=2, guidance=1.0, seed=5, batch=16)
 SHAPE = (100_000, 90_000)
 
 

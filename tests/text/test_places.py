@@ -89,6 +89,7 @@ def test_it_follows_seed_condition_guidance_and_negative(make: Make) -> None:
         make(guidance=7.0),
         make(negative=SAYS[3], guidance=2.0),
         make(steps=4),
+        make(guidance_interval=(-10.0, -0.5)),
     ):
         assert np.abs(changed.sample(y, x) - a).max() > 1e-4
         assert changed.digest != plain.digest
@@ -171,7 +172,9 @@ def test_sampling_stops_before_the_next_call_and_goes_on_from_there(make: Make) 
 
 
 def test_they_are_restored_with_their_own_prior_only(make: Make, prior: Prior) -> None:
-    places = make(negative=SAYS[2], guidance=3.0, record={"prompt": "fat"})
+    places = make(
+        negative=SAYS[2], guidance=3.0, guidance_interval=(-9.0, 0.5), record={"prompt": "fat"}
+    )
     data = json.loads(json.dumps(places.to_dict()))
     words: Any = SimpleNamespace(prior=prior, card=SimpleNamespace(hash="h" * 64))
     again = read_places(data, words)
@@ -180,6 +183,10 @@ def test_they_are_restored_with_their_own_prior_only(make: Make, prior: Prior) -
     assert again.record == {"prompt": "fat"}
     at = centres(3, 2), centres(1, 2)
     assert np.array_equal(again.sample(*at), places.sample(*at))
+    del data["guidance_interval"]  # as it was written before there were intervals
+    assert np.array_equal(
+        read_places(data, words).sample(*at), make(negative=SAYS[2], guidance=3.0).sample(*at)
+    )
     words.card.hash = "0" * 64
     with pytest.raises(ModelError, match="install that version of the prior"):
         read_places(data, words)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +43,33 @@ def test_conditions_guidance_and_negatives_matter(prior: Prior) -> None:
         prior.sample(C[0], (4, 4), seed=1, negative=C[5], steps=3),
     ):
         assert np.abs(plain - other).max() > 1e-4
+
+
+def test_a_prior_says_which_steps_are_guided(prior: Prior, monkeypatch: Any) -> None:
+    asked: list[int] = []
+    ask = prior.denoiser.predict_x0
+    monkeypatch.setattr(
+        prior.denoiser, "predict_x0", lambda x, *a: asked.append(len(x)) or ask(x, *a)
+    )  # type: ignore[func-returns-value]
+
+    def made(interval: tuple[float, float] | None, **how: Any) -> tuple[Any, int]:
+        monkeypatch.setattr(prior, "facts", replace(prior.facts, guidance_interval=interval))
+        asked.clear()
+        field = prior.sample(C[0], (4, 4), seed=1, steps=8, **how)
+        return field, sum(asked)
+
+    every, twice = made(None)
+    noisy, some = made((-10.0, -0.5))
+    none, once = made((-10.0, -9.0))
+    assert (once, twice) == (8, 16)
+    assert once < some < twice
+    assert np.array_equal(none, made(None, guidance=1)[0])
+    assert np.abs(noisy - every).max() > 1e-4
+    assert np.abs(noisy - none).max() > 1e-4
+    # Away from something, every step is led.
+    away = made((-10.0, -9.0), negative=C[5])
+    assert away[1] == 16
+    assert np.array_equal(away[0], made(None, negative=C[5])[0])
 
 
 def test_a_cell_far_from_a_change_of_meaning_stays(prior: Prior) -> None:

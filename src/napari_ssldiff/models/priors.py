@@ -32,6 +32,7 @@ _REQUIRED = (
     "id", "domain", "description", "encoder", "resolution", "unit", "cell", "guidance", "config",
     "weights",
 )  # fmt: skip
+_OPTIONAL = ("text", "condition", "guidance_interval")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class PriorCard:
         Of the encoder's pixels, and the edge of a cell in them.
     guidance
         Default scale.
+    guidance_interval
+        The steps that are guided, in log(alpha / sigma); ``None``: all are.
     config
         As for :class:`napari_ssldiff.text.prior.PriorNetwork`, ``prediction`` and ``scheduler``.
     text
@@ -76,6 +79,7 @@ class PriorCard:
     folder: Path
     extra: Mapping[str, Any] = field(default_factory=dict)
     condition: Mapping[str, Any] = field(default_factory=lambda: {"kind": "text"})
+    guidance_interval: tuple[float, float] | None = None
 
     @property
     def kind(self) -> PriorKind:
@@ -120,6 +124,7 @@ def read_prior(path: Path) -> PriorCard:
         for name in data["weights"]:
             if not (folder / name).resolve().is_relative_to(folder.parent):
                 raise ModelError(f"the card {path} names weights outside its folder: {name}")
+        interval = data.get("guidance_interval")
         condition = dict(data.get("condition", {"kind": "text"}))
         if condition.get("kind") not in ("text", "csv"):
             raise ModelError(
@@ -143,8 +148,11 @@ def read_prior(path: Path) -> PriorCard:
             text=str(data.get("text", "")),
             weights=dict(data["weights"]),
             folder=folder,
-            extra={k: v for k, v in data.items() if k not in (*_REQUIRED, "text", "condition")},
+            extra={k: v for k, v in data.items() if k not in (*_REQUIRED, *_OPTIONAL)},
             condition=condition,
+            guidance_interval=None
+            if interval is None
+            else (float(interval[0]), float(interval[1])),
         )
     except (OSError, UnicodeDecodeError, TypeError, ValueError, KeyError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
@@ -252,7 +260,10 @@ def load_words(card: PriorCard, device: str = "auto") -> Words:
     except (KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         said = str(error).splitlines()[-1].strip()[:200]
         raise ModelError(f"the weights of {card.id} do not fit its card: {said}") from None
-    facts = PriorFacts(card.id, card.encoder, card.resolution, card.unit, card.cell, card.guidance)
+    facts = PriorFacts(
+        card.id, card.encoder, card.resolution, card.unit, card.cell, card.guidance,
+        card.guidance_interval,
+    )  # fmt: skip
     prior = Prior(facts, card.config, network, where)
     if card.columns is not None:
         if card.columns.width != prior.condition_width:

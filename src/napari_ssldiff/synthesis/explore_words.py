@@ -106,6 +106,7 @@ def explore_words(
         prompt.seed,
         typical_cells(condition, [field.vectors], spec.id),
         guidance=guided.scale,
+        guidance_interval=prior.facts.interval(guided.away is not None),
         negative=guided.away,
         threads=sampler.threads,
         record={

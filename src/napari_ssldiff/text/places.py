@@ -31,7 +31,7 @@ from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.text.prior import Prior
 
-#: As pixels in lazy, with every step guided, as bounded fields are.
+#: As pixels in lazy.
 ENDLESS_FIELDS = replace(PRESETS["lazy"], name="endless fields", guidance_interval=None)
 #: Windows per network call: a prior's are small, and a call of few takes nearly as long.
 BATCH = 16
@@ -65,6 +65,8 @@ class PriorPlaces:
         sampled yet. See :func:`typical_cells`.
     guidance
         Scale; ``None``: as :meth:`PriorFacts.scale <napari_ssldiff.text.prior.PriorFacts.scale>`.
+    guidance_interval
+        The steps that are guided, as in :class:`~napari_ssldiff.diffusion.task.CanvasTask`.
     negative
         ``(d,)``: what to keep away from.
     steps
@@ -96,6 +98,7 @@ class PriorPlaces:
         typical: ControlPoints,
         *,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         negative: ArrayLike | None = None,
         steps: int = STEPS,
         batch: int = BATCH,
@@ -119,8 +122,10 @@ class PriorPlaces:
         self.record = dict(record or {})
         self.check: Callable[[], None] = lambda: None
         self._prior, self._hash, self._negative = prior, prior_hash, against
+        scale = facts.scale(guidance, against is not None)
         self._how = {
-            "guidance": facts.scale(guidance, against is not None),
+            "guidance": scale,
+            "guidance_interval": guidance_interval and list(guidance_interval),
             "steps": steps, "batch": batch, "threads": threads,
         }  # fmt: skip
         self._cell, self._edge = facts.cell, 2 * prior.window
@@ -130,7 +135,8 @@ class PriorPlaces:
                 box=Box(0, 0, 1, 1),  # nothing is known in advance, so it says nothing
                 tokens=self._tokens,
                 steps=steps,
-                guidance=self._how["guidance"],
+                guidance=scale,
+                guidance_interval=guidance_interval,
                 strength=1.0,
                 seed=self.seed,
                 batch=batch,
@@ -286,7 +292,7 @@ class PriorPlaces:
                 f"the field was sampled by {data['prior']} ({str(data['prior_hash'])[:12]}), not "
                 f"by {prior.facts.id} ({prior_hash[:12]}): install that version of the prior"
             )
-        negative = data["negative"]
+        negative, interval = data["negative"], data.get("guidance_interval")
         if negative is not None:
             negative = np.frombuffer(base64.b64decode(negative), dtype="<f4").astype(np.float32)
         return cls(
@@ -296,6 +302,9 @@ class PriorPlaces:
             int(data["seed"]),
             ControlPoints.from_dict(data["typical"]),
             guidance=float(data["guidance"]),
+            guidance_interval=None
+            if interval is None
+            else (float(interval[0]), float(interval[1])),
             negative=negative,
             steps=int(data["steps"]),
             batch=int(data["batch"]),

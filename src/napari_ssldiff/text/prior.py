@@ -26,7 +26,7 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box
 
 #: As pixels in bulk, but for two things. Windows lie a quarter apart: they are a few cells wide,
-#: and what less overlap tells of the neighbour leaves seams. Every step is guided.
+#: and what less overlap tells of the neighbour leaves seams. The prior says which steps are guided.
 FIELDS = replace(PRESETS["bulk"], name="fields", stride=0.25, guidance_interval=None)
 
 
@@ -118,6 +118,9 @@ class PriorFacts:
         Of the encoder's pixels, and the edge of a cell in them.
     guidance
         Default scale.
+    guidance_interval
+        The steps that are guided without a negative, as in
+        :class:`~napari_ssldiff.diffusion.task.CanvasTask`.
     """
 
     id: str
@@ -126,6 +129,7 @@ class PriorFacts:
     unit: str
     cell: int
     guidance: float
+    guidance_interval: tuple[float, float] | None = None
 
     def scale(self, guidance: float | None, away: bool) -> float:
         """The guidance scale of a field: ``guidance`` if given, or else the prior's own.
@@ -139,6 +143,10 @@ class PriorFacts:
         if guidance is not None:
             return guidance
         return max(self.guidance, AWAY) if away else self.guidance
+
+    def interval(self, away: bool) -> tuple[float, float] | None:
+        """The steps that are guided. Noisy ones decide the layout; to keep away takes all."""
+        return None if away else self.guidance_interval
 
 
 class Prior:
@@ -254,6 +262,7 @@ class Prior:
             strength=1.0,
             seed=seed,
             negative=against,
+            guidance_interval=self.facts.interval(negative is not None),
         )
         made = sample(
             self._model,

@@ -130,6 +130,7 @@ _CONFIG: dict[str, Any] = {
         "composed": _NUMBER,
         "unconditional": _NUMBER,
         "guidance": _NUMBER,
+        "guidance_interval?": list,
         "most_weight?": _NUMBER,
         "csv?": str,
         "text_encoder?": str,

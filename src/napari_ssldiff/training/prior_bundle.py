@@ -61,6 +61,7 @@ def _write_prior(worded: Worded, domain: str, kind: PriorKind, folder: Path) -> 
     config, condition = worded.prior_config(domain, kind), kept_condition(directory)
     network = prior.result(config, directory)
     listed = write_weights(shared, directory.name, quantised(network.state_dict()))
+    interval = [float(n) for n in config.get("guidance_interval", ())]
     about = pipeline.config["domains"][domain]["card"]
     training = {"prior": stage_facts(pipeline.output, directory.name)}
     if kind == "csv":
@@ -87,6 +88,7 @@ def _write_prior(worded: Worded, domain: str, kind: PriorKind, folder: Path) -> 
         "unit": card.unit,
         "cell": card.cell,
         "guidance": float(config["guidance"]),
+        **({"guidance_interval": interval} if interval else {}),
         "config": {k: config[k] for k in _KEPT},
         **({"text": source} if source else {}),
         **({"condition": condition} if condition != {"kind": "text"} else {}),

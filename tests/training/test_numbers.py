@@ -34,7 +34,8 @@ NAMES = ("a.png", "b.png", "c.png")
 PRIOR: dict[str, Any] = {
     "seed": 2, "window": 2, "width": 128, "channels": 8, "context": 16, "spatial": 4,
     "sharpness": 0.5, "composed": 0.5, "unconditional": 0.1, "said": 0.5, "noise": 0.3,
-    "prediction": "sample", "batch": 4, "guidance": 2.0, "versions": 1, "schedule": {"steps": 1},
+    "prediction": "sample", "batch": 4, "guidance": 2.0, "guidance_interval": [-10, -1],
+    "versions": 1, "schedule": {"steps": 1},
     "scheduler": {
         "beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195,
         "num_train_timesteps": 1000,
@@ -255,6 +256,8 @@ def test_a_prior_of_another_text_encoder_carries_it_along(
     (path,) = write_priors(pipeline, tmp_path / "bundle")
     card = read_prior(path)
     assert card.text == "../shared/text-PathCLIP"
+    assert card.guidance_interval == (-10.0, -1.0)
+    assert load_words(card, "cpu").prior.facts.guidance_interval == (-10.0, -1.0)
     assert str(plain.parent) not in path.read_text()
     words = load_words(card, "cpu")
     for condition in (Text("anything that one can say"), ClassLabel("Viable")):
@@ -263,6 +266,10 @@ def test_a_prior_of_another_text_encoder_carries_it_along(
         keep_condition(folder, {"kind": "text"})
     # A model of the hub is not copied: it is named, and must be the very one.
     data = yaml.safe_load(path.read_text())
+    for wrong in ([-1, -10], [3], "all", [-10, None]):
+        path.write_text(yaml.safe_dump({**data, "guidance_interval": wrong}))
+        with pytest.raises(ModelError, match=r"prior.yaml"):
+            read_prior(path)
     data["text"] = str(plain)
     data["weights"] = {k: v for k, v in data["weights"].items() if "text-" not in k}
     path.write_text(yaml.safe_dump({**data, "condition": condition_of(encoder.digest)}))

@@ -415,6 +415,7 @@ def test_an_unknown_stage_is_answered_with_those_that_exist(
         ({"encoder.schedule.lr": "1e-3"}, "YAML reads 1e-3 as text"),
         ({"diffusion.cell": 48}, "diffusion.window must be a multiple of diffusion.cell"),
         ({"validation": 3}, "validation is a fold's name or a share between 0 and 1, got 3"),
+        ({"prior.guidance_interval": [1, -2]}, "prior.guidance_interval is two numbers, low below"),
         ({"encoder.objective": "wishing"}, "encoder.objective 'wishing' is not known"),
     ],
 )

@@ -125,6 +125,11 @@ def read_prior(path: Path) -> PriorCard:
             if not (folder / name).resolve().is_relative_to(folder.parent):
                 raise ModelError(f"the card {path} names weights outside its folder: {name}")
         interval = data.get("guidance_interval")
+        low, high = (0.0, 1.0) if interval is None else map(float, interval)
+        if not low < high:
+            raise ModelError(
+                f"the card {path}: guidance_interval is low below high, got {interval}"
+            )
         condition = dict(data.get("condition", {"kind": "text"}))
         if condition.get("kind") not in ("text", "csv"):
             raise ModelError(
@@ -150,9 +155,7 @@ def read_prior(path: Path) -> PriorCard:
             folder=folder,
             extra={k: v for k, v in data.items() if k not in (*_REQUIRED, *_OPTIONAL)},
             condition=condition,
-            guidance_interval=None
-            if interval is None
-            else (float(interval[0]), float(interval[1])),
+            guidance_interval=None if interval is None else (low, high),
         )
     except (OSError, UnicodeDecodeError, TypeError, ValueError, KeyError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())

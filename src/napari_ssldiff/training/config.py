@@ -130,7 +130,7 @@ _CONFIG: dict[str, Any] = {
         "composed": _NUMBER,
         "unconditional": _NUMBER,
         "guidance": _NUMBER,
-        "guidance_interval?": list,
+        "guidance_interval?": [_NUMBER],
         "most_weight?": _NUMBER,
         "csv?": str,
         "text_encoder?": str,
@@ -273,6 +273,9 @@ def _misfits(config: Mapping[str, Any]) -> list[str]:
                 found.append(f"diffusion.{key} must be a multiple of the {factor} px of a latent")
     if diffusion.get("timesteps", {"std": 1})["std"] <= 0:
         found.append("diffusion.timesteps.std must be more than 0")
+    interval = config.get("prior", {}).get("guidance_interval", (0, 1))
+    if len(interval) != 2 or not interval[0] < interval[1]:
+        found.append(f"prior.guidance_interval is two numbers, low below high, got {interval}")
     if config["encoder"]["input"] != diffusion["cell"]:
         found.append("encoder.input must be diffusion.cell: an embedding describes one cell")
     for section in ("encoder", "encoder-eval"):

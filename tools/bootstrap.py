@@ -144,6 +144,9 @@ def lint(arguments: list[str]) -> int:
 def environment_of(binding: str, can_show: bool, parallel: bool = False) -> dict[str, str]:
     """Environment of a pytest run on ``binding``."""
     environment = {**os.environ, "QT_API": binding, "PYTEST_QT_API": binding}
+    if environment.pop("PYTHONDONTWRITEBYTECODE", None):
+        # A dozen processes load torch and napari, and compiling them anew takes each 15 s.
+        environment["PYTHONPYCACHEPREFIX"] = str(TOOLS / "bytecode")
     if parallel:
         cores = os.cpu_count() or 1
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // min(cores, WORKERS))))

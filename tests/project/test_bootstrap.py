@@ -165,6 +165,17 @@ def test_windows_are_driven_alone_and_on_every_binding_while_other_tests_share_t
     assert "OMP_NUM_THREADS" not in bootstrap.environment_of("pyqt5", True)
 
 
+def test_what_is_compiled_once_is_kept_though_not_beside_the_sources(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    environment = bootstrap.environment_of("pyqt5", can_show=False)
+    assert "PYTHONDONTWRITEBYTECODE" not in environment
+    assert environment["PYTHONPYCACHEPREFIX"] == str(bootstrap.TOOLS / "bytecode")
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE")
+    assert "PYTHONPYCACHEPREFIX" not in bootstrap.environment_of("pyqt5", can_show=False)
+
+
 def test_a_library_that_no_system_has_counts_as_missing(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

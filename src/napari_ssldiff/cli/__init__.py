@@ -23,6 +23,7 @@ from napari_ssldiff.cli import (
     models,
     nearest,
     prompts,
+    prototypes,
     train,
 )
 from napari_ssldiff.errors import Cancelled, SSLDiffError
@@ -135,6 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     edit.add_parser(commands)
     fields.add_parser(commands, _add_sampler)
     nearest.add_parsers(commands)
+    prototypes.add_parser(commands)
     train.add_parser(commands)
 
     _add_sampler(evaluate.add_parser(commands))

@@ -230,6 +230,13 @@ def nearest(arguments: argparse.Namespace) -> None:
     run_nearest(arguments)
 
 
+def prototypes(arguments: argparse.Namespace) -> None:
+    """What a slide consists of."""
+    from napari_ssldiff.cli.prototypes import run
+
+    run(arguments)
+
+
 def render_field(arguments: argparse.Namespace) -> None:
     """A picture of a field."""
     from napari_ssldiff.cli.fields import run_render

@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_ssldiff.cli.deliver import Meter, say
 from napari_ssldiff.cli.edit import mask_of
+from napari_ssldiff.cli.sheet import EDGE, Shown, draw_sheet
 from napari_ssldiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 #: Cells that a picture shows at most.
 SHOWN = 32
-#: Edge of a cell in the picture, and the room for a line of text below it.
-EDGE, LINE = 96, 14
 
 
 def add_parsers(commands: Any) -> None:
@@ -109,25 +108,14 @@ def _line(cell: RealCell) -> str:
 
 def draw(path: Path, index: Index, places: list[list[int]], found: list[list[RealCell]]) -> None:
     """A sheet of real cells, a row for each of the field's; grey where an image is gone."""
-    from PIL import Image, ImageDraw
-
     from napari_ssldiff.embeddings.index import pictures
 
     rows = found[:SHOWN]
-    columns = max((len(near) for near in rows), default=0)
-    cells = [cell for near in rows for cell in near]
-    taken = iter(pictures(index, cells, EDGE))
-    sheet = Image.new("RGB", (EDGE * (columns + 1), (EDGE + 2 * LINE) * len(rows)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, near in enumerate(rows):
-        y, (r, c) = i * (EDGE + 2 * LINE), places[i]
-        pen.text((4, y + EDGE // 2), f"cell {c},{r}", fill="black")
-        for j, cell in enumerate(near):
-            pixels = next(taken)
-            if pixels is None:
-                pixels = np.full((EDGE, EDGE, 3), 200, np.uint8)
-            x = (j + 1) * EDGE
-            sheet.paste(Image.fromarray(pixels).resize((EDGE - 2, EDGE - 2)), (x, y))
-            pen.text((x, y + EDGE), f"{cell.cosine:.3f}", fill="black")
-            pen.text((x, y + EDGE + LINE), Path(cell.image.name).name[:15], fill="black")
-    sheet.save(path)
+    taken = iter(pictures(index, [cell for near in rows for cell in near], EDGE))
+    draw_sheet(path, [
+        (f"cell {c},{r}", [
+            Shown(next(taken), (f"{cell.cosine:.3f}", Path(cell.image.name).name[:15]))
+            for cell in near
+        ])
+        for (r, c), near in zip(places, rows, strict=False)
+    ])  # fmt: skip

@@ -11,14 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+from napari_ssldiff.processor import processor
 
 
 def provenance() -> dict[str, Any]:
@@ -28,7 +21,7 @@ def provenance() -> dict[str, Any]:
         "command": "python " + shlex.join(arguments),
         "date": datetime.date.today().isoformat(),
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "system": platform.system(),
             "python": platform.python_version(),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = "napari_ssldiff"
 FLOORS = (
-    ("errors", "geometry", "cache"),
+    ("errors", "geometry", "cache", "processor"),
     ("scenes", "diffusion", "samples"),
     ("embeddings",),
     ("text",),

@@ -7,19 +7,11 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
+from napari_ssldiff.processor import processor
+
 _PACKAGES = ("napari-ssldiff", "torch", "diffusers", "numpy", "scikit-learn")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def where_and_when() -> dict[str, Any]:
@@ -33,7 +25,7 @@ def where_and_when() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "system": platform.system(),
             "python": platform.python_version(),

@@ -13,16 +13,9 @@ from typing import Any
 
 import torch
 
+from napari_ssldiff.processor import processor
+
 _PACKAGES = ("napari-ssldiff", "torch", "diffusers", "torch-fidelity", "scikit-learn", "numpy")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
@@ -45,7 +38,7 @@ def provenance(command: Sequence[str], device: torch.device) -> dict[str, Any]:
         "command": shlex.join(short(word) for word in command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "device": str(device),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from accelerate.state import AcceleratorState, PartialState
 
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.models.load import resolve_device
+from napari_ssldiff.processor import processor
 
 PRECISIONS = ("auto", "bf16", "fp16", "no")
 
@@ -155,14 +155,7 @@ class Hardware:
         """The processor or GPU by its name."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        info = Path("/proc/cpuinfo")
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in (info.read_text().splitlines() if info.exists() else [])
-            if line.startswith("model name")
-        ]
-        name = names[0] if names else platform.processor() or platform.machine()
-        return f"{name}, {os.cpu_count()} cores"
+        return f"{processor()}, {os.cpu_count()} cores"
 
 
 class Interrupts:

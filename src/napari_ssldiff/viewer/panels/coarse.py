@@ -10,10 +10,10 @@ from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QHBoxLayout, QVBoxLayout, 
 from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.viewer.guides import offered
 from napari_ssldiff.viewer.panels.layout import form, group, narrow, row, show_row
+from napari_ssldiff.viewer.panels.units import UnitBox
 from napari_ssldiff.viewer.session import Guide
 from napari_ssldiff.viewer.workbench import Workbench
 
-_SYMBOLS = {"pixel": "px", "micrometer": "µm", "meter": "m"}
 #: What is shown at first: pixels of the model for the source, the layer's own detail for a layer.
 _FIRST = {"source": 16.0, "layer": 0.0}
 
@@ -38,9 +38,7 @@ class CoarsePanel(QWidget):
         self.pixel.setDecimals(1)
         self.pixel.setToolTip("How large the coarse picture's pixels are: larger ones leave more "
                               "open")  # fmt: skip
-        self.unit = QComboBox()
-        self.unit.setObjectName("guide_unit")
-        self.unit.setToolTip("px: pixels of the model")
+        self.unit = UnitBox("guide_unit", "px: pixels of the model")
         self.strength = FloatSlider(
             value=1.0, min=0.0, max=1.0, step=0.01, name="guide_strength", label="Strength",
             tooltip="How strictly it is kept to; 0 does not heed it",
@@ -97,15 +95,7 @@ class CoarsePanel(QWidget):
 
     def show_units(self) -> None:
         """Offer pixels of the model, and the unit that the scene has on the ground."""
-        scene, kept = self._bench.scene, self.unit.currentData()
-        own = "pixel" if scene is None else scene.encoder_pixel_size.unit
-        self.unit.blockSignals(True)
-        self.unit.clear()
-        for unit in dict.fromkeys(("pixel", own)):
-            if unit in _SYMBOLS:
-                self.unit.addItem(_SYMBOLS[unit], unit)
-        self.unit.setCurrentIndex(max(0, self.unit.findData(kept)))
-        self.unit.blockSignals(False)
+        self.unit.offer(self._bench.scene)
         self.write()
 
     def write(self) -> None:
@@ -113,7 +103,7 @@ class CoarsePanel(QWidget):
         of, layer = self._chosen()
         if of in self._lengths:
             self._lengths[of] = self.pixel.value()
-        pixel = Length(self.pixel.value(), str(self.unit.currentData()))
+        pixel = Length(self.pixel.value(), self.unit.unit)
         self._bench.session.guide = Guide(of, layer, pixel, float(self.strength.value))
 
     def _chosen(self) -> tuple[Any, Any]:

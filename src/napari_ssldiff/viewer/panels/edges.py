@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QVBoxLayout, QWidget
 
 from napari_ssldiff.scenes.lengths import Length
 from napari_ssldiff.viewer.panels.layout import form, group, row
+from napari_ssldiff.viewer.panels.units import SYMBOLS, UnitBox
 from napari_ssldiff.viewer.session import Edges
 from napari_ssldiff.viewer.workbench import Workbench
 
@@ -17,7 +18,6 @@ _FIELDS = (
     ("context", "Context", "The source around the region stays, and the variation continues it"),
     ("match", "Match", "Brightness and stain are made to agree with so much of the surroundings"),
 )
-_SYMBOLS = {"pixel": "px", "micrometer": "µm", "meter": "m"}
 
 
 class EdgePanel(QWidget):
@@ -26,9 +26,7 @@ class EdgePanel(QWidget):
     def __init__(self, bench: Workbench) -> None:
         super().__init__()
         self._bench = bench
-        self.unit = QComboBox()
-        self.unit.setObjectName("edge_unit")
-        self.unit.setToolTip("What the four lengths are in")
+        self.unit = UnitBox("edge_unit", "What the four lengths are in")
         self.fields: dict[str, QDoubleSpinBox] = {}
         box, inside = group("Edges")
         rows = form()
@@ -53,23 +51,14 @@ class EdgePanel(QWidget):
 
     def show_units(self) -> None:
         """Offer pixels, and the unit that the scene has on the ground."""
-        scene = self._bench.scene
-        own = "pixel" if scene is None else scene.encoder_pixel_size.unit
-        kept = self.unit.currentData()
-        self.unit.blockSignals(True)
-        self.unit.clear()
-        for unit in dict.fromkeys(("pixel", own)):
-            if unit in _SYMBOLS:
-                self.unit.addItem(_SYMBOLS[unit], unit)
-        self.unit.setCurrentIndex(max(0, self.unit.findData(kept)))
-        self.unit.blockSignals(False)
+        self.unit.offer(self._bench.scene)
         self.write()
 
     def write(self) -> None:
         """Put what is shown into the session."""
-        unit = str(self.unit.currentData())
+        unit = self.unit.unit
         for field in self.fields.values():
-            field.setSuffix(f" {_SYMBOLS[unit]}")
+            field.setSuffix(f" {SYMBOLS[unit]}")
         edges = Edges(**{n: Length(field.value(), unit) for n, field in self.fields.items()})
         session = self._bench.session
         session.parameters = replace(session.parameters, edges=edges)

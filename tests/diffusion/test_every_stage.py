@@ -235,3 +235,50 @@ def test_a_canvas_that_leaves_its_device_stays_away_and_says_so(
     assert [r.message for r in caplog.records] == [
         "out of memory in a test: the canvas moves to the CPU"
     ]
+
+
+@pytest.mark.parametrize("again", [None, 5, 40])
+def test_a_canvas_that_has_moved_has_full_calls_again_and_bears_another_fault(
+    again: int | None, make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device has no room for windows and canvas; then one more call fails."""
+    wide = task(box=Box(0, 0, 20, 200), batch=8, known=None, mask=None)
+    plain = sample(model_on(DEVICES[1], make_denoiser), wide, PRESETS["bulk"])
+    views, runs, calls = sampling._views, list[sampling.Sampling](), [0]
+    make = sampling.Sampling.__init__
+
+    def noted(self: Any, *a: Any) -> None:
+        make(self, *a)
+        runs.append(self)
+
+    def gathered(canvas: Any, windows: Any, top: int) -> Any:
+        if sys._getframe(1).f_code.co_name == "call":
+            if not runs[-1].home.is_last:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            calls[0] += 1
+            if calls[0] == again:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return views(canvas, windows, top)
+
+    monkeypatch.setattr(sampling.Sampling, "__init__", noted)
+    monkeypatch.setattr(sampling, "_views", gathered)
+    made = sample(model_on(DEVICES[1], make_denoiser), wide, PRESETS["bulk"])
+    assert psnr(made, plain) >= 50
+    windows = len(plan(wide, PRESETS["bulk"], make_denoiser().spec).windows)
+    least = 3 * -(-windows // 8)
+    assert least < calls[0] <= least + 12  # and not a call for every window of a step
+
+
+def test_strips_go_on_where_the_canvas_has_moved() -> None:
+    """The least strip moves it; the one after it, there, fails once more."""
+    state, taken, calls = Home(DEVICES[1]), list[int](), [0]
+
+    def call(part: slice) -> None:
+        if state.is_last:
+            calls[0] += 1
+        if not state.is_last or calls[0] == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        taken.extend(range(part.start, part.stop))
+
+    state.by_rows("a stage", 32, call)
+    assert taken == list(range(32))

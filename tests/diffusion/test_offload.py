@@ -88,6 +88,15 @@ def test_a_call_in_fp32_widens_weights_for_its_own_time(bundle: Any, network: nn
     with widened(model.network):
         assert dtypes(model.network) == {torch.float32}
     assert dtypes(model.network) == {torch.bfloat16}
+    # And so it does from now on, where fp32 was found to be faster.
+    model.compute_in("fp32")
+    for _ in range(2):
+        with torch.inference_mode():
+            assert torch.equal(
+                model.predict_x0(x, 500, (0.6, 0.8), condition),
+                plain.predict_x0(x, 500, (0.6, 0.8), condition),
+            )
+        assert dtypes(model.network) == {torch.bfloat16}
 
 
 class Part(nn.Module):

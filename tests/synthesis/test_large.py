@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -118,7 +119,7 @@ def test_a_high_canvas_that_memory_holds_comes_early_too_from_the_edge_that_is_l
     assert heights == sorted(heights)
     assert all(e.pixels.shape[0] * 2 == e.box.h for e in previews)
     assert {e.box.y1 if below else e.box.y for e in previews} == {2600 if below else 0}
-    monkeypatch.setattr("napari_ssldiff.synthesis.run.early", lambda *args: None)
+    monkeypatch.setattr("napari_ssldiff.synthesis.ways.early", lambda *a, **k: None)
     whole, _ = run(scene, painter, request, focus=focus)
     assert np.abs(image.astype(int) - whole).max() <= 1
 
@@ -262,3 +263,52 @@ def test_the_conditions_of_all_windows_count(painter: Any) -> None:
     nbytes = held.context.nbytes + (0 if held.spatial is None else held.spatial.nbytes)
     counted = sampling_bytes(model, work, preset) - canvas_bytes(work, model.spec)
     assert nbytes <= counted <= 1.1 * nbytes + 10_000
+
+
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_a_finished_canvas_is_not_lost_where_its_colours_are_compared(
+    budget: int, scene_of: Open, textured: Texture, painter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scene_of(textured(300, 400))
+    region = Region.from_box(Box(100, 100, 128, 128))
+    request = make_request(scene, region, painter, Sampler(steps=2), match=48)
+
+    def image() -> Pixels:
+        return run(scene, painter, request, budget=budget)[0]
+
+    plain, autoencoder, failed = image(), painter.denoiser.autoencoder, [0]
+    preview = autoencoder.preview
+
+    def moody(z: torch.Tensor) -> torch.Tensor:
+        if sys._getframe(1).f_code.co_name == "show" and not failed[0]:
+            failed[0] = 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return preview(z)
+
+    monkeypatch.setattr(autoencoder, "preview", moody)
+    assert np.array_equal(image(), plain)
+    assert failed == [1]
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_previews_in_early_bands_count_the_steps_that_are_taken(
+    strength: float,
+    scene_of: Open,
+    textured: Texture,
+    painter: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = scene_of(textured(2600, 200))
+    sampler = Sampler(steps=8, strength=strength)
+    request = make_request(scene, Region.from_box(scene.box), painter, sampler)
+
+    def steps() -> list[int]:
+        events = synthesize(request, bundle=painter, scene=scene)
+        return [event.step for event in events if isinstance(event, Preview)]
+
+    banded = steps()
+    monkeypatch.setattr(synthesis_ways, "early", lambda *a, **k: None)
+    whole = steps()
+    assert whole == list(range(5 if strength < 1 else 1, 9))
+    assert banded == whole[: len(banded)]
+    assert len(banded) >= len(whole) - 1

@@ -28,9 +28,13 @@ from napari_ssldiff.synthesis.frame import plan_frame
 
 @pytest.fixture
 def job(
-    scene_of: Callable[..., Any], textured: Callable[[int, int], Any], painter: Any
+    scene_of: Callable[..., Any],
+    textured: Callable[[int, int], Any],
+    painter: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Any]:
-    """Events of varying 1100 × 800 px of a scene."""
+    """Events of varying 1100 × 800 px of a scene, whole where memory allows."""
+    monkeypatch.setattr("napari_ssldiff.synthesis.ways.early", lambda *a, **k: None)
     scene = scene_of(textured(1100, 800))
 
     def start(preset: str = "bulk", **options: Any) -> Any:

@@ -11,7 +11,7 @@ Of the bands that may, the first goes first. The work then runs over the canvas 
 rows high for every step, from the top or from the bottom; behind it rows are final and leave,
 before it nothing has begun. Every latent sees the arithmetic of
 :func:`napari_ssldiff.diffusion.canvas.sample` in the same order (from the bottom, predictions are
-added in another one).
+added in another one, and a sum of sums is rounded in the last digit where a sum is not).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from napari_ssldiff.diffusion.calls import Counters
 from napari_ssldiff.diffusion.decode import decode_windows
 from napari_ssldiff.diffusion.offload import CANVAS
 from napari_ssldiff.diffusion.presets import Preset
-from napari_ssldiff.diffusion.sampling import Rows, Sampling, batch_of
+from napari_ssldiff.diffusion.sampling import Rows, Sampling, batch_of, student_or
 from napari_ssldiff.diffusion.scratch import Scratch
 from napari_ssldiff.diffusion.task import CanvasTask, plan
 from napari_ssldiff.diffusion.wave import Wave, early_bands
@@ -71,6 +71,8 @@ def early(
     task: CanvasTask,
     preset: Preset,
     check: Callable[[], None] = lambda: None,
+    *,
+    upwards: bool = False,
 ) -> int | None:
     """Windows of a band where bands give the first pixels far earlier than the whole canvas would.
 
@@ -78,6 +80,8 @@ def early(
     ----------
     check
         As for :func:`sample_bands`; where the batch is measured it may be called.
+    upwards
+        As for :func:`sample_bands`.
 
     Returns
     -------
@@ -98,9 +102,10 @@ def early(
         batch,
         len(planned.passes),
         first.h,
-        call_cost(model, max(planned.passes)),
+        call_cost(student_or(model, preset), max(planned.passes)),
         EARLY,
         MORE,
+        upwards,
     )
 
 

@@ -267,6 +267,12 @@ class Denoiser:
             )
         return self._on_cpu
 
+    def compute_in(self, precision: Precision) -> None:
+        """Compute in another precision from now on; weights stay rounded as they were kept."""
+        if precision == "fp32" != self.precision and self.kept != "fp32":
+            keep_and_widen(self.network, self.kept)
+        self.precision = precision
+
     @property
     def _streams(self) -> bool:
         return self.limits.offload == "blocks" and self._turns is not None

@@ -88,10 +88,13 @@ class Home:
             call(part)
             return True  # None would mean that memory ran out
 
+        limit = self._rows
+
         def elsewhere(part: slice) -> bool:
             self.retreat(what)
+            limit.lost = False  # there are strips to come, and they lie elsewhere now
             return here(part)
 
         on_cpu = None if self.is_last else elsewhere
-        for _ in in_parts(height, self._rows, self.device, what, here, on_cpu):
+        for _ in in_parts(height, limit, self.device, what, here, on_cpu):
             pass

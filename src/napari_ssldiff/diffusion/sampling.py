@@ -30,7 +30,12 @@ def batch_of(
     check: Callable[[], None] = lambda: None,
 ) -> int:
     """Windows per network call of a run that was planned; measured where that is needed."""
-    return _batch(model.student if preset.uses_student(model.spec) else model, task, planned, check)
+    return _batch(student_or(model, preset), task, planned, check)
+
+
+def student_or(model: Denoiser, preset: Preset) -> Denoiser:
+    """The network that a preset asks: the model's student where it uses that."""
+    return model.student if preset.uses_student(model.spec) else model
 
 
 def _batch(
@@ -203,7 +208,8 @@ class Sampling:
         # As many calls as the batch demands, of equal size: a call with one window left over
         # costs nearly as much as a whole one.
         calls = -(-len(windows) // self.batch)
-        limit = Limit(-(-len(windows) // calls))
+        full = -(-len(windows) // calls)
+        limit = Limit(full)
 
         def call(part: slice) -> tuple[Sequence[Box], torch.Tensor]:
             batch, spent = windows[part], counters.evaluations
@@ -220,7 +226,10 @@ class Sampling:
             return batch, made
 
         def elsewhere(part: slice) -> tuple[Sequence[Box], torch.Tensor]:
-            self.home.retreat("windows")
+            if not self.home.is_last:
+                self.home.retreat("windows")
+                limit.size = full  # the networks have the device to themselves now
+            limit.lost = False
             return call(part)
 
         on_cpu = None if self.home.is_last else elsewhere

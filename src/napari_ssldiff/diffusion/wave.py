@@ -145,8 +145,9 @@ def early_bands(
     cost: Callable[[float], float],
     share: float,
     more: float,
+    upwards: bool = False,
 ) -> int | None:
-    """Windows in a band with which a canvas is as cheap as whole, and its first rows far earlier.
+    """Windows in a band with which a canvas costs little more and has its first rows far earlier.
 
     Parameters
     ----------
@@ -164,6 +165,8 @@ def early_bands(
         Of what the whole canvas takes: the first ``rows`` must be final after no more.
     more
         What all bands may take beyond the whole canvas, as a share of it.
+    upwards
+        As for :func:`plan_bands`.
 
     Returns
     -------
@@ -173,7 +176,7 @@ def early_bands(
     for _, row in itertools.groupby(windows, key=lambda w: w.y):
         heights.append((heights[-1] if heights else 0) + len(list(row)))
     for least in heights[: len(heights) // 2]:
-        bands = plan_bands(windows, shape, least)
+        bands = plan_bands(windows, shape, least, upwards)
         if sum(effort_of(len(band.windows), batch, cost) for band in bands) > (1 + more) * whole:
             continue
         first = effort_until(bands, steps, batch, cost, min(rows, shape[0]))

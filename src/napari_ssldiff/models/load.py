@@ -240,7 +240,7 @@ def load_bundle(
     bundle = assemble(card, resolve_device(device), options=options, tell=tell)
     if options is None or options.precision == "auto":
         # Here and not at the first run: whatever is drawn or written down later means the same.
-        bundle.denoiser.precision = measured_precision(bundle.denoiser)
+        bundle.denoiser.compute_in(measured_precision(bundle.denoiser))
     if os.environ.get(COMPILE, "0") not in ("", "0"):
         bundle.denoiser.compile()
     return bundle

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from napari_ssldiff.diffusion.bands import early, sampling_bytes
+from napari_ssldiff.diffusion.bands import sampling_bytes
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan
 from napari_ssldiff.diffusion.decode import encode_parts
 from napari_ssldiff.diffusion.lazy import LazyPlan, tiles_of
@@ -213,7 +213,7 @@ def synthesize(
         way = run.tile_by_tile()
     elif large:
         way = run.in_bands(compared)
-    elif not request.match and (least := early(bundle.denoiser, task, preset, check)):
+    elif not request.match and (least := run.early()):
         way = run.early_bands(least)
     else:
         way = run.whole(compared)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from napari_ssldiff.diffusion.bundle import Denoiser
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, sample
-from napari_ssldiff.diffusion.memory import attempt
+from napari_ssldiff.diffusion.memory import attempt, twice
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.synthesis.cancel import CancelToken
@@ -76,6 +76,24 @@ def in_thread(
         wait()
 
 
+def on_its_thread(
+    call: Callable[[Callable[[], None]], Message], cancel: CancelToken, device: torch.device
+) -> Message:
+    """What ``call`` returns on the thread of the run that follows: see :func:`in_thread`.
+
+    Parameters
+    ----------
+    call
+        Given a check to call often, which raises when it shall stop.
+    """
+
+    def work(stopping: Callable[[], None], tell: Callable[[Message], None]) -> None:
+        tell(call(stopping))
+
+    (answer,) = in_thread(work, cancel, device)
+    return answer
+
+
 def preview_of(model: Denoiser, x0: torch.Tensor) -> NDArray[np.uint8]:
     """``(h, w, 3)`` uint8: ``(c, h, w)`` latents as a preview shows them.
 
@@ -130,6 +148,6 @@ def sample_in_thread(
             on_batch=lambda n: tell(Progress("denoising", n, total, n)),
             counters=counters,
         )
-        tell(latents.cpu())
+        tell(twice(latents.cpu))
 
     yield from in_thread(work, cancel, model.device)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from napari_ssldiff.diffusion.bands import sample_bands
+from napari_ssldiff.diffusion.bands import early, sample_bands
 from napari_ssldiff.diffusion.blend import scaled
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters
 from napari_ssldiff.diffusion.decode import Decoder
 from napari_ssldiff.diffusion.lazy import LazyCanvas
+from napari_ssldiff.diffusion.memory import attempt, twice
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.diffusion.scratch import Scratch
+from napari_ssldiff.diffusion.task import plan
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.synthesis.cancel import CancelToken
@@ -23,7 +26,7 @@ from napari_ssldiff.synthesis.events import Event, Preview, Progress
 from napari_ssldiff.synthesis.frame import Frame
 from napari_ssldiff.synthesis.match import correction
 from napari_ssldiff.synthesis.request import SynthesisRequest
-from napari_ssldiff.synthesis.stream import in_thread, preview_of, sample_in_thread
+from napari_ssldiff.synthesis.stream import in_thread, on_its_thread, preview_of, sample_in_thread
 from napari_ssldiff.synthesis.tiles import Tiles
 
 #: Latents of the source, and where they are compared: ``(c, h, w)`` and ``(h, w)`` bool.
@@ -63,6 +66,21 @@ class Run:
         y, x = self.focus()
         f = self.bundle.spec.latent_factor
         return (y * per[0] - canvas.y) / f, (x * per[1] - canvas.x) / f
+
+    @cached_property
+    def upwards(self) -> bool:
+        """Whether bands begin at the lower edge: it is nearer to what is looked at by now."""
+        looked_at = self.viewer is not None and self.viewer() is not None
+        return looked_at and self.focus_in_latents()[0] > self.task.box.h / 2
+
+    def early(self) -> int | None:
+        """As :func:`napari_ssldiff.diffusion.bands.early` says, on the thread that samples."""
+        model = self.bundle.denoiser
+        return on_its_thread(
+            lambda check: early(model, self.task, self.preset, check, upwards=self.upwards),
+            self.cancel,
+            model.device,
+        )
 
     def whole(self, compared: Compared | None) -> Generator[Event, None, None]:
         """All windows in step; then pixels, outwards from the focus.
@@ -148,10 +166,7 @@ class Run:
             As for :func:`~napari_ssldiff.diffusion.bands.sample_bands`.
         """
         check = check or self.check
-        height = self.task.box.h
-        # Where a guess at the place is all that there is, the nearer edge is the better one.
-        upwards = self.viewer is not None and self.focus_in_latents()[0] > height / 2
-        tiles, decoder = self._decoder(None, self.budget // 4, upwards, check)
+        tiles, decoder = self._decoder(None, self.budget // 4, self.upwards, check)
         picture = _Picture(self, self.budget // 8)
         count = 0
         sampling = sample_bands(
@@ -160,7 +175,7 @@ class Run:
             self.preset,
             budget=self.budget // 2,  # the last quarter is the decoder's own work
             least=least,
-            upwards=upwards,
+            upwards=self.upwards,
             check=check,
             counters=self.counters,
         )
@@ -174,7 +189,7 @@ class Run:
                     yield Progress("denoising", step.evaluations, self.total, step.evaluations)
                 elif made is not None and step.place is not None:
                     made[:, step.place.y : step.place.y1] = self._show(step.rows)
-                    waiting.put(step.place, step.rows)
+                    waiting.put(step.place, twice(step.rows.cpu))
                     order.append(step.place)
                 else:
                     for finished in decoder.feed(step.rows):
@@ -185,7 +200,8 @@ class Run:
                 real, ring = compared
                 tiles.colour = correction(made, self._show(real), ring)
             for place in order:
-                for finished in decoder.feed(waiting.take(place, torch.device("cpu"))):
+                rows = twice(lambda place=place: waiting.take(place, torch.device("cpu")))  # type: ignore[misc]
+                for finished in decoder.feed(rows):
                     for n, pixels in finished:
                         count += 1
                         yield tiles.finish(n, pixels)
@@ -193,8 +209,16 @@ class Run:
         assert count == len(tiles), f"{len(tiles) - count} tiles left undone"
 
     def _show(self, latents: torch.Tensor) -> torch.Tensor:
-        """``(3, h, w)`` on the CPU: ``(c, h, w)`` latents as the autoencoder shows them."""
-        return self.bundle.denoiser.autoencoder.preview(latents[None])[0].cpu()
+        """``(3, h, w)`` on the CPU: ``(c, h, w)`` latents as the autoencoder shows them.
+
+        Where their device has no memory for it, it is made on the CPU.
+        """
+
+        def show(z: torch.Tensor) -> torch.Tensor:
+            return self.bundle.denoiser.autoencoder.preview(z[None])[0].cpu()
+
+        made = attempt(lambda: show(latents), latents.device)
+        return show(latents.cpu()) if made is None else made
 
     def _decoder(
         self,
@@ -222,7 +246,9 @@ class _Picture:
     """What has begun of a canvas in bands: as many previews as the canvas would have had whole."""
 
     def __init__(self, run: Run, budget: int) -> None:
-        self._run, self._steps, self._told = run, run.task.steps, 0
+        self._run, self._steps = run, run.task.steps
+        self._begin = plan(run.task, run.preset, run.bundle.spec).begin
+        self._told = self._begin
         box = run.task.box
         self._pixels = np.zeros((*box.shape, 3), np.uint8) if 3 * box.area <= budget else None
         self._begun: Box | None = None
@@ -235,7 +261,8 @@ class _Picture:
         old = self._begun or place
         top, end = min(old.y, place.y), max(old.y1, place.y1)
         self._begun = Box(top, 0, end - top, place.w)
-        now = self._steps * evaluations // max(1, self._run.total)
+        taken = (self._steps - self._begin) * evaluations // max(1, self._run.total)
+        now = self._begin + taken
         if now > self._told:
             self._told = now
             f, canvas = self._run.bundle.spec.latent_factor, self._run.frame.canvas

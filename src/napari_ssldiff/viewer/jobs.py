@@ -142,7 +142,6 @@ class GenerateJob:
                             post(JobPainted(self.id, changed))
                     elif isinstance(event, Finished):
                         seconds = event.seconds
-                    control.raise_if_cancelled()
         except Cancelled:
             kept = f"; {tiles} finished tiles stay" if tiles else ""
             raise Cancelled(f"Cancelled{kept}.") from None

@@ -47,7 +47,9 @@ def test_sizes_are_read(text: str, shape: tuple[int, int]) -> None:
     assert parse_size(text, encoder_spec(get_card("demo-histology"))) == shape
 
 
-@pytest.mark.parametrize("text", ["300", "0x5", "axb", "1x2x3", "2000000x5", "5mx5m", "-3x4"])
+@pytest.mark.parametrize(
+    "text", ["300", "0x5", "axb", "1x2x3", "2000000x5", "5mx5m", "-3x4", "900000x900000"]
+)
 def test_sizes_of_no_use_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--size"):
         parse_size(text, encoder_spec(get_card("demo-histology")))

@@ -84,6 +84,7 @@ def test_a_smaller_sample_looks_at_fewer_cells(
     [
         (["-k", "0"], "-k is at least 1, got 0"),
         (["--sample=-3"], "--sample is at least 1, got -3"),
+        (["--seed=-1"], "--seed is between 0 and"),
         (["--resolution=fine"], "--resolution"),
     ],
 )

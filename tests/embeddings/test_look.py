@@ -78,6 +78,18 @@ def test_prototypes_are_the_kinds_most_frequent_first(
         prototypes(field, 0)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_prototypes_cell_is_of_its_kind_and_kinds_are_in_order_of_their_share(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    middles = rng.normal(size=(6, 5)) * rng.uniform(0.2, 1, (6, 1))
+    field = field_of(middles[rng.integers(6, size=(9, 9))] + 0.5 * rng.normal(size=(9, 9, 5)))
+    found = prototypes(field, 7)
+    counts = np.bincount(found.labels.ravel(), minlength=len(found.vectors))
+    assert list(counts) == sorted(counts, reverse=True)
+    assert counts.min() > 0
+    assert [int(found.labels[cell]) for cell in found.cells] == list(range(len(found.vectors)))
+
+
 def test_the_nearest_cells_come_first_and_the_cell_itself_does_not_count(
     three: tuple[EmbeddingField, np.ndarray],
 ) -> None:

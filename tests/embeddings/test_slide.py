@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from napari_ssldiff.embeddings import slide as slide_module
 from napari_ssldiff.embeddings.encoder import EncoderSpec
 from napari_ssldiff.embeddings.look import nearest, of_kind, prototypes, similarity
 from napari_ssldiff.embeddings.slide import not_background, sample_scene
@@ -72,6 +73,14 @@ def test_the_sample_is_even_and_background_takes_no_part_of_it(tmp_path: Path) -
     vectors = sampled.field.vectors[rows, columns]
     np.testing.assert_allclose(vectors[left], np.tile(red, (left.sum(), 1)), atol=0.01)
     np.testing.assert_allclose(vectors[~left], np.tile(blue, ((~left).sum(), 1)), atol=0.01)
+
+
+def test_a_little_tissue_on_a_large_slide_is_no_large_sample() -> None:
+    held = np.zeros((800, 600), bool)
+    held[400:430, 300:330] = True
+    step = slide_module._step(held, 1024)
+    assert -(-800 // step) * -(-600 // step) <= slide_module.MOST * 1024
+    assert slide_module._step(held[380:450, 280:350], 1024) == 1
 
 
 def test_a_small_scene_is_sampled_whole(tmp_path: Path) -> None:

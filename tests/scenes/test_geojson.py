@@ -60,9 +60,11 @@ def test_parts_of_a_multipolygon_are_features(tmp_path: Path) -> None:
     [
         ({"features": []}, "holds no polygon"),
         ([feature([10, 20], "Point")], "feature 1 of .* its geometry is a Point"),
-        ([feature(), {"type": "Feature"}], "feature 2 of .* is no polygon"),
+        ([feature(), {"type": "Feature"}], "feature 2 of .* is no polygon: it lacks 'geometry'"),
+        ([None], "feature 1 of .* no rings of"),
+        ([feature([[[0, 0], [1], [2, 2]]])], "feature 1 of .* no rings of"),
         ([feature([[[0, 0], [1, 1]]])], "feature 1 of .* at least three"),
-        (5, "is no polygon"),
+        (5, "feature 1 of .* is no polygon"),
     ],
 )
 def test_what_holds_no_polygon_is_refused(data: Any, said: str, tmp_path: Path) -> None:
@@ -76,3 +78,9 @@ def test_a_missing_file_and_one_that_is_no_json_are_refused(tmp_path: Path) -> N
     (tmp_path / "a.geojson").write_text("<xml>")
     with pytest.raises(InputError, match="not GeoJSON"):
         read_features(tmp_path / "a.geojson")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path: Path) -> None:
+    path = tmp_path / "windows.geojson"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps([feature()]).encode())
+    assert len(read_features(path)) == 1

@@ -163,6 +163,7 @@ def test_a_prior_without_guidance_takes_some_for_a_negative_and_says_if_it_may_n
 ) -> None:
     words.prior.facts = replace(words.prior.facts, guidance=1.0)
     plain = imagine(words, Prompt("trees"), (2, 2))
+    assert json.loads(plain.record)["guidance_interval"] is None
     assert json.loads(plain.record)["guidance"] == 1.0
     away = imagine(words, Prompt("trees", negative="fat"), (2, 2))
     assert json.loads(away.record)["guidance"] == AWAY > 1

@@ -34,10 +34,32 @@ from napari_ssldiff.text.statements import STATEMENTS
             Layout("small houses under trees", (Part("right", "a lawn"),)),
         ),
         ("roofs under trees", Layout("roofs", (Part("above", "trees"),))),
+        # What "it" is, the sentence says.
+        ("necrosis with tumour around it", Layout("tumour", (Part("centre", "necrosis"),))),
+        ("houses, and woods beside them", Layout("woods", (Part("right", "houses"),))),
+        ("around it", Layout("around it")),
+        ("trees beside it", Layout("trees beside it")),
+        ("trees on the left, houses on the right", Layout("trees", (Part("right", "houses"),))),
+        (
+            "big trees on the right and a car park on the left",
+            Layout("big trees", (Part("left", "a car park"),)),
+        ),
+        ("trees at the top and bare soil", Layout("trees", (Part("below", "bare soil"),))),
+        (
+            "on the left side pink stroma, on the right fat",
+            Layout("pink stroma", (Part("right", "fat"),)),
+        ),
+        ("fat on the left, fat on the left", Layout("fat on the left, fat on the left")),
     ],
 )  # fmt: skip
 def test_a_prompt_is_read(prompt: str, layout: Layout) -> None:
     assert read_layout(prompt) == layout
+
+
+def test_a_side_that_places_nothing_is_known_of() -> None:
+    assert read_layout("trees on the left").unplaced == ("left",)
+    assert read_layout("trees on the left, houses on the right").unplaced == ()
+    assert read_layout("trees to the left of houses").unplaced == ()
 
 
 def test_objects_of_unknown_words_stay_in_their_sentence() -> None:

@@ -52,6 +52,14 @@ def test_a_prompt_of_which_nothing_is_known_is_refused(text: TextEncoder, prompt
         text.check(prompt)
 
 
+@pytest.mark.parametrize(
+    "prompt", ["🌳 in", "the", "on the left", "Bäume in der Stadt", "it is beside"]
+)
+def test_joints_and_places_alone_are_nothing_to_draw(prompt: str, text: TextEncoder) -> None:
+    with pytest.raises(InputError, match=r"finds nothing to draw in the prompt|knows no word"):
+        text.check(prompt)
+
+
 def test_a_very_long_prompt_is_cut_where_the_context_ends(text: TextEncoder) -> None:
     long = " ".join(["many trees and green lawns"] * 500)
     assert text.tokens([long]).shape == (1, 16)

@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.scenes.lengths import Length
-from napari_ssldiff.text.conditions import ClassLabel, Text
+from napari_ssldiff.text.conditions import ClassLabel, Numbers, Text
 from napari_ssldiff.viewer.backend import EngineBackend
 from napari_ssldiff.viewer.messages import JobDone
 from napari_ssldiff.viewer.session import Wording
@@ -89,6 +89,18 @@ def test_regions_that_touch_fade_into_each_other(bench: Workbench, backend: Any,
     post.until(JobDone, bench.handle)
     post.until(JobDone, bench.handle)
     assert [len(p.regions) for p in backend.prompts[-2:]] == [0, 1]
+    # The words that stood there before are not what the class says: the border fades.
+    bench.session.wording = Wording("pink stroma", condition=ClassLabel("Viable"))
+    assert bench.synthesise("regions")
+    post.until(JobDone, bench.handle)
+    post.until(JobDone, bench.handle)
+    assert [len(p.regions) for p in backend.prompts[-2:]] == [0, 1]
+    # A prior of numbers hears no words, from beyond a border neither.
+    bench.session.wording = Wording(condition=Numbers({"density": 0.3}))
+    assert bench.synthesise("regions")
+    post.until(JobDone, bench.handle)
+    post.until(JobDone, bench.handle)
+    assert [len(p.regions) for p in backend.prompts[-2:]] == [0, 0]
 
 
 def test_a_scene_is_filled_as_one_with_the_regions_prompts_inside(

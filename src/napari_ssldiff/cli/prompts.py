@@ -26,6 +26,9 @@ _BOXED = re.compile(r"(.+):(-?\d+,-?\d+,-?\d+,-?\d+)")
 #: A row of a table: ``TABLE.csv:ROW``.
 _ROW = re.compile(r"(.+\.csv):(.+)", re.IGNORECASE)
 
+#: Embeddings of one field: a million are some gigabytes while they are sampled.
+MOST_CELLS = 2**20
+
 
 def add_parser(commands: Any, add_sampler: Callable[[argparse.ArgumentParser], None]) -> None:
     """Add the grammar of ``text`` to a parser's commands."""
@@ -186,6 +189,11 @@ def parse_size(text: str, spec: EncoderSpec) -> tuple[int, int]:
     width, height = (parse_length(p, "--size").pixels(pixel, "--size") for p in parts)
     if min(width, height) < 1 or max(width, height) > 2**20:
         raise InputError(f"--size lies between 1 and {2**20} px a side, got {width} × {height}")
+    if (cells := width * height / spec.cell**2) > MOST_CELLS:
+        raise InputError(
+            f"--size {width} × {height} px is {cells:,.0f} embeddings, which are made at once: at "
+            f"most {MOST_CELLS:,}. Beyond that an endless slide of words, in napari, has no bounds"
+        )
     return height, width
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_ssldiff.cli.deliver import Meter, say
 from napari_ssldiff.cli.sheet import EDGE, Shown, draw_sheet
-from napari_ssldiff.cli.sources import choose_card, open_source
+from napari_ssldiff.cli.sources import load_model, open_source
 from napari_ssldiff.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def add_parser(commands: Any) -> None:
     add("-k", type=int, default=8, metavar="N", help="kinds at most (8)")
     add("--sample", type=int, metavar="N", help="cells that are looked at, at most (1024)")
     add("--seed", type=int, default=0, help="of the clustering")
-    add("--model", metavar="ID", help="whose encoder; default: nearest in domain and resolution")
+    add("--model", metavar="ID", help="whose embeddings; default: nearest in domain and resolution")
     add("--resolution", metavar="LENGTH", help="as for embed")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--bands", metavar="R,G,B", help="band indices from 0, for rasters")
@@ -43,22 +42,22 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Sample, sort, write."""
     from napari_ssldiff.embeddings.look import prototypes
-    from napari_ssldiff.embeddings.slide import CELLS, sample_scene
-    from napari_ssldiff.models.load import load_encoder, resolve_device
+    from napari_ssldiff.embeddings.slide import CELLS
+    from napari_ssldiff.synthesis.prepare import sample_slide
 
     folder, count = arguments.output, CELLS if arguments.sample is None else arguments.sample
     for value, option in ((arguments.k, "-k"), (count, "--sample")):
         if value < 1:
             raise InputError(f"{option} is at least 1, got {value}")
+    if not 0 <= arguments.seed < 2**32:
+        raise InputError(f"--seed is between 0 and {2**32 - 1}, got {arguments.seed}")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise OutputError(f"{folder} is there already: name a new folder")
     if not folder.absolute().parent.is_dir():
         raise OutputError(f"cannot make the folder {folder}: there is no {folder.parent}")
     with open_source(arguments) as scene:
-        card = choose_card(arguments, scene)
-        encoder = load_encoder(card, resolve_device(arguments.device))
-        meter = partial(Meter(), "embedding")
-        sampled = sample_scene(scene, encoder, count, progress=meter)
+        bundle = load_model(arguments, scene)
+        sampled = sample_slide(scene, bundle, count, progress=Meter())
         found = prototypes(sampled.field, arguments.k, arguments.seed)
         made = {"image": scene.name, "cells": sampled.count, "seed": arguments.seed}
         try:
@@ -67,7 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
             raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from None
         kinds = _described(sampled, found)
         for n, kind in enumerate(kinds, 1):
-            _write_field(folder / f"kind-{n}.json", sampled, found, n - 1, {**made, **kind})
+            story = json.dumps({"prototype": n, **made, **kind}, sort_keys=True)
+            _write_field(
+                folder / f"kind-{n}.json", sampled, found, n - 1, (*bundle.embedded, story)
+            )
             print(f"kind {n}: {kind['share']:.3f} of {sampled.count} cells")
         whole = {**made, "encoder": sampled.field.encoder, "kinds": kinds}
         (folder / LIST).write_text(json.dumps(whole, indent=1) + "\n")
@@ -98,7 +100,7 @@ def _described(sampled: Sampled, found: Prototypes) -> list[dict[str, Any]]:
 
 
 def _write_field(
-    path: Path, sampled: Sampled, found: Prototypes, kind: int, about: dict[str, Any]
+    path: Path, sampled: Sampled, found: Prototypes, kind: int, history: tuple[str, ...]
 ) -> None:
     """A field of one cell, where the real cell most like it lies."""
     from napari_ssldiff.embeddings.field import EmbeddingField
@@ -111,7 +113,7 @@ def _write_field(
         source.encoder,
         source.resolution,
         source.unit,
-    ).save(path, (json.dumps({"prototype": kind + 1, **about}, sort_keys=True),))
+    ).save(path, history)
 
 
 def _draw(path: Path, scene: Any, sampled: Sampled, kinds: list[dict[str, Any]]) -> None:

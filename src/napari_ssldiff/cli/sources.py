@@ -11,7 +11,7 @@ from napari_ssldiff.errors import InputError
 from napari_ssldiff.geometry import Region, parse_box
 
 if TYPE_CHECKING:
-    from napari_ssldiff.models import ModelBundle, ModelCard
+    from napari_ssldiff.models import ModelBundle
     from napari_ssldiff.scenes import Scene
 
 
@@ -49,16 +49,8 @@ def region_of(arguments: argparse.Namespace, scene: Scene) -> Region:
 
 
 def load_model(arguments: argparse.Namespace, scene: Scene) -> ModelBundle:
-    """The model of :func:`choose_card`, loaded."""
-    from napari_ssldiff.models import load_bundle
-
-    card = choose_card(arguments, scene)
-    return load_bundle(card, arguments.device, options_of(arguments), say)
-
-
-def choose_card(arguments: argparse.Namespace, scene: Scene) -> ModelCard:
     """``--model``, or the nearest one, which is named; of a model's variants the nearest."""
-    from napari_ssldiff.models import choose_model, get_card
+    from napari_ssldiff.models import choose_model, get_card, load_bundle
 
     own = scene.encoder_pixel_size
     wanted = _resolution(arguments, scene)
@@ -72,7 +64,7 @@ def choose_card(arguments: argparse.Namespace, scene: Scene) -> ModelCard:
         say(f"model: {card.id} ({card.name}), the nearest to {scene.name}")
     if scene.encoder_pixel_size.unit == "pixel":
         say(f"{scene.name} has no pixel size; taking {card.resolution} {card.unit} per pixel")
-    return card
+    return load_bundle(card, arguments.device, options_of(arguments), say)
 
 
 def _resolution(arguments: argparse.Namespace, scene: Scene) -> float | None:

@@ -97,15 +97,17 @@ def prototypes(field: EmbeddingField, count: int, seed: int = 0) -> Prototypes:
     cells = cells_of(field)
     k = min(count, len(np.unique(cells.round(5), axis=0)))
     found = KMeans(k, n_init=4, random_state=seed).fit(cells)
-    order = np.argsort(-np.bincount(found.labels_, minlength=k), kind="stable")
-    vectors = normalise(found.cluster_centers_[order])
+    # A cell is of the kind whose middle it is most like, which k-means, by distances to middles
+    # inside the sphere, says now and then of another.
+    vectors, valid = normalise(found.cluster_centers_), _valid(field)
+    counts = np.bincount((cells @ vectors.T).argmax(1), minlength=k)
+    vectors = vectors[[i for i in np.argsort(-counts, kind="stable") if counts[i]]]
     cosines = field.vectors @ vectors.T
-    valid = _valid(field)[..., None]
-    nearest = np.where(valid, cosines, -2).reshape(-1, k).argmax(0)
+    labels = cosines.argmax(-1)
+    own = valid[..., None] & (labels[..., None] == np.arange(len(vectors)))
+    nearest = np.where(own, cosines, -2).reshape(-1, len(vectors)).argmax(0)
     rows, columns = np.unravel_index(nearest, field.shape)
-    return Prototypes(
-        vectors, cosines.argmax(-1), tuple(zip(rows.tolist(), columns.tolist(), strict=True))
-    )
+    return Prototypes(vectors, labels, tuple(zip(rows.tolist(), columns.tolist(), strict=True)))
 
 
 @dataclass(frozen=True)

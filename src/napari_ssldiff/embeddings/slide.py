@@ -34,6 +34,8 @@ from napari_ssldiff.scenes import PixelSize, Scene, read_at
 CELLS = 1024
 #: Edge of the picture in which background is told from the rest, in pixels at most.
 OVERVIEW = 2048
+#: Blocks of a sample for each of its cells at most, background and all.
+MOST = 32
 #: Cells that are read and embedded together.
 _BATCH = 16
 
@@ -178,9 +180,14 @@ def _middles(cells: int, step: int) -> NDArray[np.int64]:
 
 
 def _step(held: NDArray[np.bool_], count: int) -> int:
-    """The smallest blocks of which no more than ``count`` have a middle that counts."""
+    """The smallest blocks of which no more than ``count`` have a middle that counts; where little
+    does, larger ones, since the sample has a place for every block.
+    """
     rows, columns = held.shape
     step = max(1, int((held.sum() / count) ** 0.5) - 1)
-    while held[np.ix_(_middles(rows, step), _middles(columns, step))].sum() > count:
+    while (
+        -(-rows // step) * -(-columns // step) > MOST * count
+        or held[np.ix_(_middles(rows, step), _middles(columns, step))].sum() > count
+    ):
         step += 1
     return step

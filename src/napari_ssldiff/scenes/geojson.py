@@ -41,7 +41,7 @@ def read_features(path: Path) -> list[Feature]:
         If it is missing, is no GeoJSON, or holds no polygon.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read the regions {path}: {error.strerror}") from None
     except ValueError:
@@ -61,8 +61,13 @@ def read_features(path: Path) -> list[Feature]:
                 region = Region.from_vertices([(float(c[1]), float(c[0])) for c in corners])
                 found.append(Feature(region, _text(feature.get("properties") or {})))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"feature {number} of {path} is no polygon: {said}") from None
+        if isinstance(error, KeyError):
+            said = f"it lacks {error}"
+        elif isinstance(error, ValueError):
+            said = " ".join(str(error).split())
+        else:
+            said = "its coordinates are no rings of [x, y] pairs"
+        raise InputError(f"feature {number or 1} of {path} is no polygon: {said}") from None
     if not found:
         raise InputError(f"{path} holds no polygon: draw regions and export them as GeoJSON")
     return found

@@ -106,7 +106,7 @@ def explore_words(
         prompt.seed,
         typical_cells(condition, [field.vectors], spec.id),
         guidance=guided.scale,
-        guidance_interval=prior.facts.interval(guided.away is not None),
+        guidance_interval=guided.interval,
         negative=guided.away,
         threads=sampler.threads,
         record={

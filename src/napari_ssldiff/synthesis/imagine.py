@@ -166,6 +166,10 @@ def lay(
     grid: Vectors = np.broadcast_to(base.vector, (*shape, len(base.vector)))
     if layout.text:
         notes.append(f"read as {layout.text}")
+    notes += [
+        f"{side!r} places nothing here: say 'A beside B', or 'A on the left, B on the right'"
+        for side in layout.unplaced
+    ]
     for part in layout.parts:
         weights = place_weights(part.place, shape, prompt.feather, rng)
         if not weights.any():  # one cell has no left and no surroundings
@@ -226,7 +230,7 @@ def imagine(
     )  # fmt: skip
     field = EmbeddingField(vectors, origin, cell, facts.encoder, facts.resolution, facts.unit)
     notes = (*laid.notes, *guided.notes)
-    return Imagined(field, notes, _record(words, prompt, laid.root, guided.scale))
+    return Imagined(field, notes, _record(words, prompt, laid.root, guided))
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,8 @@ class Guidance:
     ----------
     scale
         Classifier-free guidance.
+    interval
+        The steps that it leads, as in :class:`~napari_ssldiff.text.prior.PriorFacts`.
     away
         ``(d,)``: what it keeps away from, or ``None``.
     notes
@@ -244,6 +250,7 @@ class Guidance:
     """
 
     scale: float
+    interval: tuple[float, float] | None
     away: Vectors | None
     notes: tuple[str, ...]
 
@@ -252,12 +259,12 @@ def guidance_of(words: Words, prompt: Prompt) -> Guidance:
     """The guidance that a prompt asks of a prior, its negative prompt included."""
     facts = words.prior.facts
     if not prompt.negative.strip():
-        return Guidance(facts.scale(prompt.guidance, False), None, ())
+        return Guidance(facts.scale(prompt.guidance, False), facts.interval(False), None, ())
     away, scale = meaning(words, Text(prompt.negative)), facts.scale(prompt.guidance, True)
     notes = away.notes
     if scale == 1:
         notes = (*notes, "guidance 1 keeps away from nothing: the negative prompt is not heard")
-    return Guidance(scale, away.vector, notes)
+    return Guidance(scale, facts.interval(True), away.vector, notes)
 
 
 def _inside(
@@ -310,11 +317,12 @@ def _told(one: RegionPrompt) -> dict[str, Any]:
     return made
 
 
-def _record(words: Words, prompt: Prompt, root: Mapping[str, Any], guidance: float) -> str:
+def _record(words: Words, prompt: Prompt, root: Mapping[str, Any], guided: Guidance) -> str:
     made = {
         "made": "prompt", "text": prompt.text, "condition": dict(root), "negative": prompt.negative,
         "regions": [_told(one) for one in prompt.regions],
-        "seed": prompt.seed, "guidance": guidance, "feather": prompt.feather,
+        "seed": prompt.seed, "guidance": guided.scale, "guidance_interval": guided.interval,
+        "feather": prompt.feather,
         "prior": words.card.id, "prior_hash": words.card.hash,
         "text_encoder": None if words.text is None else words.text.name,
     }  # fmt: skip

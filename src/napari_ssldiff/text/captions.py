@@ -57,6 +57,10 @@ RELATIONS = {
     "centre": ("surrounding", "around", "encircling", "enclosing"),
     "ring": ("surrounded by", "encircled by", "enclosed by", "inside", "within"),
 }
+#: Words of these, and other words for places: by themselves they describe nothing.
+PLACING = frozenset(
+    word for phrases in RELATIONS.values() for phrase in phrases for word in phrase.split()
+) | {"top", "bottom", "side", "half", "centre", "center", "middle"}
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 
 

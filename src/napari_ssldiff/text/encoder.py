@@ -24,7 +24,7 @@ from PIL import Image
 from napari_ssldiff.embeddings.field import Vectors, normalise
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.text import hub
-from napari_ssldiff.text.captions import words_of
+from napari_ssldiff.text.captions import GLUE, PLACING, words_of
 
 VOCABULARY = "vocabulary.json"
 
@@ -143,16 +143,21 @@ class TextEncoder:
         if not words:
             raise InputError("the prompt is empty: describe what the image shall show")
         unknown = self.unknown(text)
-        if not unknown:
+        empty = self.words is not None and not set(words) - set(unknown) - GLUE - PLACING
+        if not unknown and not empty:
             return self._unheard(words)
         told = "; ".join(
             f"{word!r} (near: {', '.join(near)})" if near else repr(word)
             for word, near in unknown.items()
         )
-        if len(unknown) == len(set(words)):
+        if empty:
+            which = f"knows no word of the prompt {_short(text)!r}: {told}"
+            if len(unknown) < len(set(words)):
+                which = f"finds nothing to draw in the prompt {_short(text)!r}"
+                which += f", and does not know {told}" if unknown else ""
             raise InputError(
-                f"{self.name} knows no word of the prompt {_short(text)!r}: {told}. It is small "
-                "and understands descriptions in English such as 'few trees' or 'dense nuclei'"
+                f"{self.name} {which}. It is small and understands descriptions in English such as "
+                "'few trees' or 'dense nuclei'"
             )
         notes = f"{self.name} does not know and ignores {told}", self._unheard(words)
         return "; ".join(note for note in notes if note)

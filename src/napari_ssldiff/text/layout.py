@@ -29,6 +29,16 @@ OBJECTS = (
 _OBJECT = re.compile(
     r"(?:,|\bwith\b|\band\b)\s+(?:an?|one)\s+((?:\w+\s+)?(" + "|".join(OBJECTS) + r"))\b"
 )
+_PLACED = "|".join(phrase for phrases in RELATIONS.values() for phrase in phrases)
+_PRONOUN = "it|them|this|these|that"
+#: "A with B around it".
+_TURNED = re.compile(rf"(.+?),?\s+(?:with|and)\s+(.+?)\s+({_PLACED})\s+(?:{_PRONOUN})")
+_SIDES = {"left": "left", "right": "right", "top": "above", "bottom": "below"}
+_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+_SIDE = r"(?:on|at|in) the (left|right|top|bottom)(?: side| half)?"
+#: "A on the left, B on the right", and "on the left A, on the right B".
+_AFTER = re.compile(rf"(.+?)\s+{_SIDE}\s*[,;]?\s*(?:and\s+|with\s+)?(.+?)(?:\s+{_SIDE})?")
+_BEFORE = re.compile(rf"{_SIDE}\s*,?\s*(.+?)\s*[,;]?\s*(?:and\s+)?{_SIDE}\s*,?\s*(.+)")
 #: Share of a scene that an object takes.
 OBJECT_SHARE = 0.16
 
@@ -59,9 +69,15 @@ class Layout:
         parts = [f"{where[p.place]}: {p.prompt}" for p in self.parts]
         return "; ".join([f"everywhere: {self.root}", *parts]) if parts else ""
 
+    @property
+    def unplaced(self) -> tuple[str, ...]:
+        """Sides that are named where nothing was placed by them."""
+        words = words_of(" ".join([self.root, *(part.prompt for part in self.parts)]))
+        return tuple(side for side in _SIDES if side in words)
+
 
 def read_layout(prompt: str, knows: Callable[[str], bool] = lambda word: True) -> Layout:
-    """Take a prompt apart at the first word of place, and lift objects out of what remains.
+    """Take a prompt apart at the first word of place or by its sides, or else lift objects out.
 
     What captions say in one breath ("houses under trees") is one meaning and not two places.
 
@@ -76,10 +92,15 @@ def read_layout(prompt: str, knows: Callable[[str], bool] = lambda word: True) -
     for phrase in _sayings():
         for said in re.finditer(rf"\b{re.escape(phrase)}\b", text):
             hits = [h for h in hits if not said.start() <= h[0] < said.end()]
+    if hits and (turned := _TURNED.fullmatch(text)):
+        return read_layout(f"{turned[2]} {turned[3]} {turned[1]}", knows)
+    hits = [h for h in hits if not re.fullmatch(_PRONOUN, text[h[1] :])]
     if hits:
         # At one place the longest phrase is meant: "to the left of" and not "left of".
         start, end, place = min(hits, key=lambda h: (h[0], -h[1]))
         return Layout(text[:start], (Part(place, text[end:]),))
+    if sides := _by_sides(text):
+        return sides
     parts, at = [], 0
     while hit := _OBJECT.search(text, at):
         if not text[: hit.start()].strip(" ,"):
@@ -91,6 +112,18 @@ def read_layout(prompt: str, knows: Callable[[str], bool] = lambda word: True) -
         else:
             at = hit.end()
     return Layout(text, tuple(parts))
+
+
+def _by_sides(text: str) -> Layout | None:
+    """What lies on which side, where a text says so of one thing and names another."""
+    if said := _BEFORE.fullmatch(text):
+        side, rest, other, there = said.groups()
+    elif said := _AFTER.fullmatch(text):
+        rest, side, there, other = said.groups()
+    else:
+        return None
+    place = _SIDES[other] if other else _OPPOSITE[_SIDES[side]]
+    return None if place == _SIDES[side] else Layout(rest, (Part(place, there),))
 
 
 def _relations(text: str) -> list[tuple[int, int, str]]:

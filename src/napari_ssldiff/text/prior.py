@@ -205,6 +205,7 @@ class Prior:
         guidance: float | None = None,
         *,
         negative: ArrayLike | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         steps: int = 20,
         check: Callable[[], None] = lambda: None,
         progress: Callable[[int, int], None] = lambda done, total: None,
@@ -225,6 +226,8 @@ class Prior:
         negative
             ``(d,)``: what to keep away from, in place of no condition at all. Not heard at
             guidance 1.
+        guidance_interval
+            The steps that are guided; ``None``: as :meth:`PriorFacts.interval` has it.
         steps
             Of DPM-Solver++ 2M.
         check
@@ -262,7 +265,7 @@ class Prior:
             strength=1.0,
             seed=seed,
             negative=against,
-            guidance_interval=self.facts.interval(negative is not None),
+            guidance_interval=guidance_interval or self.facts.interval(negative is not None),
         )
         made = sample(
             self._model,

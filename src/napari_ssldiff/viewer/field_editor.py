@@ -325,6 +325,7 @@ class FieldEditor:
             self.bench.viewer, opened.source, opened.scene.name, opened.field, self.point,
             self.stroke.emit, self.tools.lead,
         )  # fmt: skip
+        self._draw_slide()
         self._draw_map()
         self._brush()
         self._layers.activate()
@@ -332,6 +333,7 @@ class FieldEditor:
 
     def _take_colours(self, palette: Palette, method: Method) -> None:
         self._palette, self.method = palette, method
+        self._draw_slide()
         self._draw_map()
         self._brush()
         self.kinds_changed.emit()
@@ -341,10 +343,12 @@ class FieldEditor:
         if renders.show(self._with_paint(), parameters, draft):
             self._draw_map()
 
-    def _draw_map(self) -> None:
+    def _draw_slide(self) -> None:
         if self._slide is not None and self.opened is not None and self.opened.whole is not None:
             whole = self.opened.whole
             self._slide.show_map(map_of(whole, self._colours(whole.sampled.field.vectors)))
+
+    def _draw_map(self) -> None:
         if self._layers is not None:
             self._layers.show_map(self._colours(self.current.vectors))
 

@@ -122,13 +122,14 @@ def _beside(
 ) -> list[RegionPrompt]:
     """What the other regions that are filled say, of those that touch one; words alone can."""
     region, own = chosen[index]
-    bounds, parts = region.bounds.grow(1), []
+    bounds, parts, root = region.bounds.grow(1), [], session.wording.condition
+    if not own and root is not None and root.needs != "text":
+        return []  # a prior of numbers hears no words
+    plain = session.wording.prompt if root is None else ""  # else it is no words
     for i, (other, text) in enumerate(chosen):
-        said = text or session.wording.prompt
-        if i == index or said == (own or session.wording.prompt):
+        said = text or plain
+        if i == index or not said or said == (own or plain):
             continue
-        if not (text or session.wording.condition is None):
-            continue  # it is no words
         if other.bounds.intersect(bounds).area:
             # Filled later, it lies over this one; what was filled before lies below.
             parts.append(RegionPrompt(other, said, True, region if i < index else None))

@@ -168,6 +168,7 @@ def test_windows_are_driven_alone_and_on_every_binding_while_other_tests_share_t
 def test_what_is_compiled_once_is_kept_though_not_beside_the_sources(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     environment = bootstrap.environment_of("pyqt5", can_show=False)
     assert "PYTHONDONTWRITEBYTECODE" not in environment

@@ -70,13 +70,10 @@ def test_each_kind_is_a_field_with_its_share_its_real_cells_and_a_row_of_the_she
     np.testing.assert_allclose(vectors[1, 1], wanted, atol=1e-5)
 
 
-def test_a_smaller_sample_looks_at_fewer_cells(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_smaller_sample_looks_at_fewer_cells(run: Run, tmp_path: Path) -> None:
     assert run(tmp_path / "few", "--sample=20") == 0
     told = json.loads((tmp_path / "few" / "prototypes.json").read_text())
     assert 10 <= told["cells"] <= 20
-    assert "of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,25 @@ def test_rows_of_windows_need_not_divide_by_the_batch(batch: int) -> None:
         assert early_bands(windows, shape, batch, 20, 123, cost, 0.6, 0) is None
 
 
+@pytest.mark.parametrize(
+    ("pixels", "share"), [(2048, None), (2560, 0.54), (3072, 0.48), (4096, 0.36)]
+)
+def test_the_first_tiles_come_as_early_as_the_docs_say(pixels: int, share: float | None) -> None:
+    """Square canvases of the demo models, in calls of 8 windows: docs/engine.md."""
+    edge = pixels // 4
+    shape, windows = (edge, edge), plan_windows((edge, edge), 32, 24)
+    rows = room._cover(shape, None)[0].h
+
+    def cost(count: float) -> float:
+        return count + 0.5
+
+    least = early_bands(windows, shape, 8, 20, rows, cost, 0.6, 0.03)
+    assert (least is None) == (share is None)
+    if least is not None:
+        first = effort_until(plan_bands(windows, shape, least), 20, 8, cost, rows)
+        assert round(first / (20 * effort_of(len(windows), 8, cost)), 2) == share
+
+
 def test_a_call_costs_what_was_measured_of_its_size(model: Denoiser) -> None:
     cost = call_cost(model, 2)
     assert cost(8) / cost(2) < 4  # rows, and what every call costs besides

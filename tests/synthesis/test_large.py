@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -280,14 +279,14 @@ def test_a_finished_canvas_is_not_lost_where_its_colours_are_compared(
     preview = autoencoder.preview
 
     def moody(z: torch.Tensor) -> torch.Tensor:
-        if sys._getframe(1).f_code.co_name == "show" and not failed[0]:
-            failed[0] = 1
+        failed[0] += 1
+        if failed[0] % 2:  # every picture needs a second try
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return preview(z)
 
     monkeypatch.setattr(autoencoder, "preview", moody)
     assert np.array_equal(image(), plain)
-    assert failed == [1]
+    assert failed[0] > 4
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])

@@ -60,6 +60,7 @@ def test_a_side_that_places_nothing_is_known_of() -> None:
     assert read_layout("trees on the left").unplaced == ("left",)
     assert read_layout("trees on the left, houses on the right").unplaced == ()
     assert read_layout("trees to the left of houses").unplaced == ()
+    assert read_layout("streets at right angles").unplaced == ()
 
 
 def test_objects_of_unknown_words_stay_in_their_sentence() -> None:

@@ -94,17 +94,22 @@ def on_its_thread(
     return answer
 
 
-def preview_of(model: Denoiser, x0: torch.Tensor) -> NDArray[np.uint8]:
-    """``(h, w, 3)`` uint8: ``(c, h, w)`` latents as a preview shows them.
+def shown(model: Denoiser, latents: torch.Tensor) -> torch.Tensor:
+    """``(3, h, w)`` on the CPU: ``(c, h, w)`` latents as the autoencoder shows them.
 
     Where their device has no memory for it, it is made on the CPU.
     """
 
-    def show(latents: torch.Tensor) -> NDArray[np.uint8]:
-        return to_uint8(model.autoencoder.preview(latents[None])[0])
+    def show(z: torch.Tensor) -> torch.Tensor:
+        return model.autoencoder.preview(z[None])[0].cpu()
 
-    made = attempt(lambda: show(x0), x0.device)
-    return show(x0.cpu()) if made is None else made
+    made = attempt(lambda: show(latents), latents.device)
+    return show(latents.cpu()) if made is None else made
+
+
+def preview_of(model: Denoiser, x0: torch.Tensor) -> NDArray[np.uint8]:
+    """``(h, w, 3)`` uint8: ``(c, h, w)`` latents as a preview shows them."""
+    return to_uint8(shown(model, x0))
 
 
 def sample_in_thread(

@@ -15,7 +15,7 @@ from napari_ssldiff.diffusion.blend import scaled
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters
 from napari_ssldiff.diffusion.decode import Decoder
 from napari_ssldiff.diffusion.lazy import LazyCanvas
-from napari_ssldiff.diffusion.memory import attempt, twice
+from napari_ssldiff.diffusion.memory import twice
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.diffusion.scratch import Scratch
 from napari_ssldiff.diffusion.task import plan
@@ -26,7 +26,13 @@ from napari_ssldiff.synthesis.events import Event, Preview, Progress
 from napari_ssldiff.synthesis.frame import Frame
 from napari_ssldiff.synthesis.match import correction
 from napari_ssldiff.synthesis.request import SynthesisRequest
-from napari_ssldiff.synthesis.stream import in_thread, on_its_thread, preview_of, sample_in_thread
+from napari_ssldiff.synthesis.stream import (
+    in_thread,
+    on_its_thread,
+    preview_of,
+    sample_in_thread,
+    shown,
+)
 from napari_ssldiff.synthesis.tiles import Tiles
 
 #: Latents of the source, and where they are compared: ``(c, h, w)`` and ``(h, w)`` bool.
@@ -209,16 +215,7 @@ class Run:
         assert count == len(tiles), f"{len(tiles) - count} tiles left undone"
 
     def _show(self, latents: torch.Tensor) -> torch.Tensor:
-        """``(3, h, w)`` on the CPU: ``(c, h, w)`` latents as the autoencoder shows them.
-
-        Where their device has no memory for it, it is made on the CPU.
-        """
-
-        def show(z: torch.Tensor) -> torch.Tensor:
-            return self.bundle.denoiser.autoencoder.preview(z[None])[0].cpu()
-
-        made = attempt(lambda: show(latents), latents.device)
-        return show(latents.cpu()) if made is None else made
+        return shown(self.bundle.denoiser, latents)
 
     def _decoder(
         self,

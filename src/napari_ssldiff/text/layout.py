@@ -71,9 +71,9 @@ class Layout:
 
     @property
     def unplaced(self) -> tuple[str, ...]:
-        """Sides that are named where nothing was placed by them."""
-        words = words_of(" ".join([self.root, *(part.prompt for part in self.parts)]))
-        return tuple(side for side in _SIDES if side in words)
+        """Sides that are named ("on the left") where nothing was placed by them."""
+        texts = (self.root, *(part.prompt for part in self.parts))
+        return tuple(dict.fromkeys(side for text in texts for side in re.findall(_SIDE, text)))
 
 
 def read_layout(prompt: str, knows: Callable[[str], bool] = lambda word: True) -> Layout:

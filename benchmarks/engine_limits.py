@@ -124,8 +124,8 @@ def _from_the_top(pixels: int, budget: int) -> int:
     decoder = Decoder(stub, preset, work.box.shape, whole, budget=budget // 4)
     count = 0
     for step in sample_bands(stub, work, preset, budget=budget // 2):
-        if step.rows is not None:
-            count += sum(len(finished) for finished in decoder.feed(step.rows))
+        if step.rows is not None and step.place is not None:
+            count += sum(len(finished) for finished in decoder.feed(step.rows, step.place))
     decoder.close()
     return count
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, plan, sample
 from napari_ssldiff.diffusion.decode import Decoder, decode
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.diffusion.scratch import Scratch
-from napari_ssldiff.diffusion.wave import early_bands, effort_of, effort_until
+from napari_ssldiff.diffusion.wave import Edge, Facing, early_bands, effort_of, effort_until
 from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.geometry import Box, plan_windows
 
@@ -81,6 +81,14 @@ def rows_of(steps: list[BandStep]) -> list[torch.Tensor]:
     return [step.rows for step in steps if step.rows is not None]
 
 
+def strips(shape: tuple[int, int], size: int, edge: Edge) -> list[Box]:
+    """A canvas in strips from one of its edges."""
+    facing = Facing(edge, shape)
+    height, width = facing.shape
+    ys = range(0, height, size)
+    return [facing.real(Box(y, 0, min(size, height - y), width)) for y in ys]
+
+
 @pytest.mark.parametrize("budget", [0, 2**31])
 @pytest.mark.parametrize("preset", ["bulk", "draft", "paper"])
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 8), Box(-3, 7, 77, 20), Box(5, -9, 61, 9)])
@@ -94,37 +102,63 @@ def test_a_canvas_in_bands_is_the_whole_canvas(
     torch.testing.assert_close(torch.cat(rows, 1), whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(61, 20), (20, 61)])
 @pytest.mark.parametrize("preset", ["bulk", "paper"])
-def test_a_wave_from_below_is_the_whole_canvas(preset: str, model: Denoiser) -> None:
-    box = Box(-3, 7, 61, 20)
+@pytest.mark.parametrize("edge", get_args(Edge))
+def test_a_wave_from_any_edge_is_the_whole_canvas(
+    edge: Edge, preset: str, shape: tuple[int, int], model: Denoiser
+) -> None:
+    box = Box(-3, 7, *shape)
     mask = torch.zeros(box.shape)
-    mask[9:50, 3:16] = 1
+    mask[3 : shape[0] - 4, 3 : shape[1] - 4] = 1
     work = task(box, known=known(box), mask=mask)
     whole = sample(model, work, PRESETS[preset])
-    steps = list(sample_bands(model, work, PRESETS[preset], upwards=True, budget=0))
-    places = [step.place for step in steps if step.rows is not None]
-    assert all(place is not None for place in places)
-    assert [p.y1 for p in places if p] == [61, *(p.y for p in places[:-1] if p)]
-    assert len(places) > 3
-    made = torch.cat(rows_of(steps)[::-1], 1)
+    counters, made, places = Counters(), torch.full_like(whole, torch.nan), list[Box]()
+    steps = sample_bands(
+        model, work, PRESETS[preset], edge=edge, budget=0, least=3, counters=counters
+    )
+    for step in steps:
+        if step.place is not None:
+            assert (step.rows if step.x0 is None else step.x0).shape[1:] == step.place.shape  # type: ignore[union-attr]
+        if step.rows is not None and step.place is not None:
+            made[(slice(None), *step.place.slices)] = step.rows
+            places.append(step.place)
     torch.testing.assert_close(made, whole, atol=1e-5, rtol=0)
+    assert counters.evaluations == plan(work, PRESETS[preset], model.spec).evaluations
+    seen = [Facing(edge, shape).seen(place) for place in places]
+    assert [s.y for s in seen] == [0, *(s.y1 for s in seen[:-1])]
+    assert len(seen) > (3 if Facing(edge, shape).shape[0] == 61 else 1)
+
+
+@pytest.mark.parametrize("edge", get_args(Edge))
+def test_a_canvas_is_seen_from_an_edge_and_back(edge: Edge) -> None:
+    facing, box = Facing(edge, (61, 20)), Box(50, 4, 9, 6)
+    seen = facing.seen(box)
+    assert facing.real(seen) == box
+    depth = {"top": 50, "bottom": 2, "left": 4, "right": 10}
+    assert seen.y == depth[edge]
+    assert Box(0, 0, *facing.shape).contains(seen)
+    whole = Box(0, 0, 61, 20)
+    assert facing.real(Box(0, 0, *facing.shape)) == whole
 
 
 @pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("edge", ["top", "right"])
 @pytest.mark.parametrize(("width", "batch"), [(8, 1), (26, 3), (26, 4), (38, 4)])
-def test_a_high_canvas_is_as_cheap_in_bands_and_its_first_rows_come_early(
-    width: int, batch: int, model: Denoiser
+def test_a_long_canvas_is_as_cheap_in_bands_and_its_first_rows_come_early(
+    width: int, batch: int, edge: Edge, model: Denoiser
 ) -> None:
-    work = task(Box(0, 0, 8 + 6 * 39, width), batch=batch)
+    shape = Facing(edge, (8 + 6 * 39, width)).shape
+    work = task(Box(0, 0, *shape), batch=batch)
     sample(model, work, PRESETS["bulk"])
     batches, cost = model.network.batches, call_cost(model, 1)
     whole = sum(map(cost, batches))
     batches.clear()
-    least = early(model, work, PRESETS["bulk"])
+    least = early(model, work, PRESETS["bulk"], edge=edge)
     assert least is not None
     first, height = None, 0
-    for step in sample_bands(model, work, PRESETS["bulk"], least=least):
-        height += 0 if step.rows is None else step.rows.shape[1]
+    for step in sample_bands(model, work, PRESETS["bulk"], least=least, edge=edge):
+        height += 0 if step.rows is None else step.rows.shape[1 if edge == "top" else 2]
         if first is None and height >= room.WINDOW:
             first = sum(map(cost, batches))
     assert sum(map(cost, batches)) <= 1.03 * whole
@@ -232,6 +266,28 @@ def test_a_band_settles_rows_that_no_later_band_reaches(preset: str, model: Deno
         assert edge == 93
 
 
+@pytest.mark.usefixtures("small_windows")
+def test_of_the_windows_that_a_strip_completes_the_nearest_to_the_focus_comes_first(
+    model: Denoiser,
+) -> None:
+    at = [(0.0, 60.0)]
+    wanted = list(Box(0, 0, 80, 240).tiles(20))
+    decoder = Decoder(
+        model, PRESETS["bulk"], (40, 120), wanted, focus=lambda: at[0], edge="top"
+    )
+    firsts = list[float]()
+    for place in strips((40, 120), 20, "top"):
+        came = [
+            wanted[n].centre[1] / 2
+            for done in decoder.feed(torch.zeros(12, *place.shape), place)
+            for n, _ in done
+        ]
+        firsts.append(came[0])
+        at[0] = (40.0, 5.0)  # it has moved on when the second strip comes
+    assert abs(firsts[0] - 60) < 15
+    assert firsts[1] < 20
+
+
 def test_rows_leave_long_before_the_canvas_is_done(model: Denoiser) -> None:
     work = task(Box(0, 0, 8 + 6 * 99, 14), steps=5)
     steps = list(sample_bands(model, work, PRESETS["bulk"]))
@@ -318,21 +374,25 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     # What waits on disk is the same for every preset; the paper's many windows make it slow.
     [("bulk", None), ("paper", None), ("bulk", 9000), ("bulk", 0)],
 )
-@pytest.mark.parametrize("edge", [None, "top", "bottom"])
+@pytest.mark.parametrize("edge", [None, *get_args(Edge)])
 def test_every_wanted_box_comes_once_and_is_that_part_of_the_image(
-    edge: str | None, budget: int | None, preset: str, model: Denoiser
+    edge: Edge | None, budget: int | None, preset: str, model: Denoiser
 ) -> None:
     latents = known(Box(0, 0, 70, 53))
     *_, (_, image, _) = decode(model, latents, PRESETS[preset], centre=(35, 26))
     wanted = tiles((140, 106), 20, 3)
     decoder = Decoder(
         model, PRESETS[preset], (70, 53), wanted,
-        focus=None if edge else lambda: (35.0, 26.0), upwards=edge == "bottom", budget=budget,
+        focus=None if edge in ("top", "left") else lambda: (35.0, 26.0), edge=edge or "top",
+        budget=budget,
     )  # fmt: skip
     got: dict[int, torch.Tensor] = {}
     if edge:
-        strips = latents.split(7, 1)[:: -1 if edge == "bottom" else 1]
-        parts = [p for rows in strips for p in decoder.feed(rows)]
+        parts = [
+            part
+            for place in strips((70, 53), 7, edge)
+            for part in decoder.feed(latents[(slice(None), *place.slices)], place)
+        ]
     else:
         parts = []
         while decoder.pending:
@@ -351,17 +411,22 @@ def test_every_wanted_box_comes_once_and_is_that_part_of_the_image(
 
 
 @pytest.mark.usefixtures("small_windows")
-def test_decoding_from_the_top_holds_a_front_and_no_image(model: Denoiser) -> None:
+@pytest.mark.parametrize("edge", get_args(Edge))
+def test_decoding_from_an_edge_holds_a_front_and_no_image(edge: Edge, model: Denoiser) -> None:
     held = []
-    for height in (80, 400):
-        latents = torch.zeros(12, height, 40)
-        decoder = Decoder(model, PRESETS["bulk"], (height, 40), tiles((2 * height, 80), 20, 3))
+    for length in (80, 400):
+        facing = Facing(edge, Facing(edge, (length, 40)).shape)
+        h, w = facing.extent
+        decoder = Decoder(
+            model, PRESETS["bulk"], (h, w), tiles((2 * h, 2 * w), 20, 3), edge=edge,
+            focus=lambda: (20.0, 20.0),
+        )  # fmt: skip
         most = 0
-        for rows in latents.split(6, 1):
-            for _ in decoder.feed(rows):
-                assert decoder._rows is not None
+        for place in strips((h, w), 6, edge):
+            for _ in decoder.feed(torch.zeros(12, *place.shape), place):
                 most = max(most, decoder.mosaic.held)
-            assert decoder._rows is not None
-            assert decoder._rows.shape[1] <= 24
+            assert decoder._held is not None
+            assert decoder._held.shape[1:] == decoder._place.shape
+            assert facing.seen(decoder._place).h <= 24
         held.append(most)
     assert held[0] == held[1] < 0.2 * 3 * 4 * 800 * 80

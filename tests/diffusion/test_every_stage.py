@@ -189,14 +189,15 @@ def test_pixels_are_finished_wherever_memory_runs_out(
     def run() -> torch.Tensor:
         out = torch.full((3, 40, 52), torch.nan)
         decoder = Decoder(model, PRESETS["bulk"], (20, 26), wanted)
-        for rows in latents.split(7, 1):
-            for done in decoder.feed(rows):
+        for y in range(0, 20, 7):
+            rows = latents[:, y : y + 7]
+            for done in decoder.feed(rows, Box(y, 0, rows.shape[1], 26)):
                 for n, pixels in done:
                     out[(slice(None), *wanted[n].slices)] = pixels
         decoder.close()
         return encode(model, out)
 
-    assert {"_blend", "_share", "_take"} <= everywhere(run)
+    assert {"_blend", "_share", "_joined"} <= everywhere(run)
 
 
 def test_noise_that_finds_no_memory_is_made_in_strips(

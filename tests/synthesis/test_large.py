@@ -289,15 +289,18 @@ def test_a_finished_canvas_is_not_lost_where_its_colours_are_compared(
     assert failed[0] > 4
 
 
-@pytest.mark.parametrize("strength", [0.5, 1.0])
+@pytest.mark.parametrize(
+    ("shape", "strength"), [((2600, 200), 0.5), ((2600, 200), 1.0), ((200, 2600), 1.0)]
+)
 def test_previews_in_early_bands_count_the_steps_that_are_taken(
+    shape: tuple[int, int],
     strength: float,
     scene_of: Open,
     textured: Texture,
     painter: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scene = scene_of(textured(2600, 200))
+    scene = scene_of(textured(*shape))
     sampler = Sampler(steps=8, strength=strength)
     request = make_request(scene, Region.from_box(scene.box), painter, sampler)
 

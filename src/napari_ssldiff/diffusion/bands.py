@@ -8,10 +8,12 @@ first to the next band's: its *strip*. Band ``b`` may take step ``i`` when
 - every strip that its windows reach has been through step ``i - 1``.
 
 Of the bands that may, the first goes first. The work then runs over the canvas as a slope, a few
-rows high for every step, from the top or from the bottom; behind it rows are final and leave,
-before it nothing has begun. Every latent sees the arithmetic of
-:func:`napari_ssldiff.diffusion.canvas.sample` in the same order (from the bottom, predictions are
-added in another one, and a sum of sums is rounded in the last digit where a sum is not).
+rows high for every step; behind it rows are final and leave, before it nothing has begun. All of
+this may lie on its side or upside down (:class:`~napari_ssldiff.diffusion.wave.Facing`): then rows
+are columns, or the last ones come first. Every latent sees the arithmetic of
+:func:`napari_ssldiff.diffusion.canvas.sample`, from the top in the same order (from other edges
+predictions are added in another one, and a sum of sums is rounded in the last digit where a sum is
+not).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.diffusion.sampling import Rows, Sampling, batch_of, student_or
 from napari_ssldiff.diffusion.scratch import Scratch
 from napari_ssldiff.diffusion.task import CanvasTask, plan
-from napari_ssldiff.diffusion.wave import Wave, early_bands
+from napari_ssldiff.diffusion.wave import Edge, Facing, Wave, early_bands
 from napari_ssldiff.diffusion.wave import plan_bands as plan_bands
 from napari_ssldiff.geometry import Box
 
@@ -72,7 +74,7 @@ def early(
     preset: Preset,
     check: Callable[[], None] = lambda: None,
     *,
-    upwards: bool = False,
+    edge: Edge = "top",
 ) -> int | None:
     """Windows of a band where bands give the first pixels far earlier than the whole canvas would.
 
@@ -80,7 +82,7 @@ def early(
     ----------
     check
         As for :func:`sample_bands`; where the batch is measured it may be called.
-    upwards
+    edge
         As for :func:`sample_bands`.
 
     Returns
@@ -95,17 +97,17 @@ def early(
     if len(planned.windows) <= SMALL or not planned.passes:
         return None
     batch = batch_of(model, task, preset, planned, check)
+    facing = Facing(edge, task.box.shape)
     first = decode_windows(task.box.shape, preset, model.spec, model.limits.decode)[0]
     return early_bands(
-        planned.windows,
-        task.box.shape,
+        facing.rows(planned.windows),
+        facing.shape,
         batch,
         len(planned.passes),
-        first.h,
+        facing.seen(first).h,
         call_cost(student_or(model, preset), max(planned.passes)),
         EARLY,
         MORE,
-        upwards,
     )
 
 
@@ -118,9 +120,9 @@ class BandStep:
     evaluations
         Of the run so far.
     rows
-        ``(c, h, w)`` float32: the canvas's next final rows, or ``None``.
+        ``(c, h, w)`` float32: the canvas's next final rows (columns), or ``None``.
     x0
-        ``(c, h, w)`` float32: what rows that are not final look like by now, or ``None``.
+        ``(c, h, w)`` float32: what some that are not final look like by now, or ``None``.
     place
         Where ``rows`` or ``x0`` lie on the canvas.
     """
@@ -139,11 +141,11 @@ def sample_bands(
     *,
     budget: int = BUDGET,
     least: int | None = None,
-    upwards: bool = False,
+    edge: Edge = "top",
     check: Callable[[], None] = lambda: None,
     counters: Counters | None = None,
 ) -> Generator[BandStep, None, None]:
-    """Sample a canvas of any size from the top, or from the bottom.
+    """Sample a canvas of any size from one of its edges.
 
     Parameters
     ----------
@@ -152,15 +154,15 @@ def sample_bands(
         temporary folder between its uses. The strips that one band reaches are held in any case.
     least
         Windows in a band; by default a batch.
-    upwards
-        Begin at the bottom.
+    edge
+        Where to begin. Bands from a side are columns: less is held of a canvas that is wide.
     check, counters
         As for :func:`~napari_ssldiff.diffusion.canvas.sample`, as are the errors.
 
     Yields
     ------
-    After every batch of windows, after every step of a band, and for all rows of the canvas once,
-    from the edge where the work began.
+    After every batch of windows, after every step of a band, and for all rows (columns) of the
+    canvas once, from the edge where the work began.
     """
     if task.guide is not None:
         raise ValueError("a guide needs the whole canvas at once")
@@ -169,7 +171,7 @@ def sample_bands(
         whole = Box(0, 0, *task.box.shape)
         yield BandStep(run.calls.counters.evaluations, run.known(whole), place=whole)
         return
-    front = _Front(run, budget, least or run.batch, upwards)
+    front = _Front(run, budget, least or run.batch, edge)
     try:
         yield from front.advance()
     finally:
@@ -183,9 +185,10 @@ class _Front:
     of the step that is open (channels each), and the coverage (one channel).
     """
 
-    def __init__(self, run: Sampling, budget: int, least: int, upwards: bool) -> None:
-        self.run, self.budget, self._upwards = run, budget, upwards
-        self.bands = plan_bands(run.plan.windows, run.task.box.shape, least, upwards)
+    def __init__(self, run: Sampling, budget: int, least: int, edge: Edge) -> None:
+        self.run, self.budget = run, budget
+        self._facing = Facing(edge, run.task.box.shape)
+        self.bands = plan_bands(run.plan.windows, run.task.box.shape, least, edge)
         self.wave = Wave(self.bands, run.plan.begin, run.task.steps)
         self._solver = run.solver()
         self._tokens: dict[int, torch.Tensor] = {}
@@ -224,11 +227,10 @@ class _Front:
         reached = range(b, band.last + 1)
         self._rows = home.guarded("a band", lambda: self._gather(b, reached))
         yield from run.fuse(i, band.windows, self._rows)
-        c, top = run.spec.latent_channels, self._rows.top
+        c, (y, x) = run.spec.latent_channels, self._rows.origin
         for q in reached:
-            strip = self.bands[q].strip
-            sums = self._rows.fused[:, strip.y - top : strip.y1 - top]
-            self._held[q][2 * c : 3 * c].add_(sums)
+            there = self.bands[q].strip.shift(-y, -x).slices
+            self._held[q][2 * c : 3 * c].add_(self._rows.fused[(slice(None), *there)])
         self._rows = None
 
         def settle(rows: slice) -> None:
@@ -251,13 +253,14 @@ class _Front:
     def _gather(self, b: int, reached: Sequence[int]) -> Rows:
         """What the windows of a band see."""
         run, c = self.run, self.run.spec.latent_channels
-        strips = sorted(reached, key=lambda q: self.bands[q].strip.y)
+        strips = sorted(reached, reverse=self._facing.mirrored)
         self._use(reached)
-        x = torch.cat([self._held[q][:c] for q in strips], 1)
+        x = torch.cat([self._held[q][:c] for q in strips], 2 if self._facing.sideways else 1)
         if b not in self._tokens:
             self._tokens[b] = run.tokens(self.bands[b].windows)
         conditions = run.calls.condition(self._tokens[b])
-        return Rows(x, torch.zeros_like(x), conditions, self.bands[strips[0]].strip.y)
+        first = self.bands[strips[0]].strip
+        return Rows(x, torch.zeros_like(x), conditions, (first.y, first.x))
 
     def _use(self, strips: Sequence[int]) -> None:
         """Hold the states of strips; of the others, those that are used last go to disk."""

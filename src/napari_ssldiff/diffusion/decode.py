@@ -13,6 +13,7 @@ from napari_ssldiff.diffusion.calls import Calls, Counters
 from napari_ssldiff.diffusion.memory import twice
 from napari_ssldiff.diffusion.mosaic import Mosaic
 from napari_ssldiff.diffusion.presets import Preset
+from napari_ssldiff.diffusion.wave import Edge, Facing
 from napari_ssldiff.geometry import Box, centre_out
 
 #: Edge of a decoding window in latents. GroupNorm makes an autoencoder's tone depend on what it
@@ -107,10 +108,10 @@ class Decoder:
     wanted
         Boxes in pixels of the canvas; they may overlap.
     focus
-        Asked before every window for a place ``(y, x)`` in latents: the window nearest to it
-        comes next. ``None``: row by row, for a canvas whose rows come from an edge.
-    upwards
-        That edge is the lower one.
+        Asked before every window for a place ``(y, x)`` in latents: of the windows that can be
+        decoded the nearest to it comes next. ``None``: in their order.
+    edge
+        Of a canvas that is fed strip by strip: the edge where that begins.
     budget
         Bytes of unfinished boxes in memory; more than that waits on disk until :meth:`close`.
     check, counters
@@ -125,15 +126,15 @@ class Decoder:
         wanted: Sequence[Box],
         *,
         focus: Callable[[], tuple[float, float]] | None = None,
-        upwards: bool = False,
+        edge: Edge = "top",
         budget: int | None = None,
         check: Callable[[], None] = lambda: None,
         counters: Counters | None = None,
     ) -> None:
         windows = decode_windows(shape, preset, model.spec, model.limits.decode)
         #: Windows still to be decoded, in latents.
-        self.pending = sorted(windows, key=lambda w: -w.y1) if upwards else list(windows)
-        self._upwards = upwards
+        self._facing = Facing(edge, shape)
+        self.pending = [self._facing.real(w) for w in self._facing.rows(windows)]
         self._focus = focus
         self._at: tuple[float, float] | None = None
         self._factor = model.spec.latent_factor
@@ -142,52 +143,77 @@ class Decoder:
         kind = "gaussian" if self._published else "cos2"
         self.mosaic = Mosaic([scaled(w, self._factor) for w in windows], wanted, kind, budget)
         self._calls = Calls(model, check, counters)
-        self._rows: torch.Tensor | None = None
-        self._top = shape[0] if upwards else 0
+        self._held: torch.Tensor | None = None
+        self._place = Box(0, 0, 0, 0)
 
     def close(self) -> None:
         """Let go of what is not finished."""
         self.mosaic.close()
 
     @torch.inference_mode()
-    def next(self, latents: torch.Tensor, top: int = 0) -> list[tuple[int, torch.Tensor]]:
-        """Decode the next window from ``(c, h, w)`` whole rows of the canvas from row ``top``.
+    def next(
+        self, latents: torch.Tensor, origin: tuple[int, int] = (0, 0), among: int | None = None
+    ) -> list[tuple[int, torch.Tensor]]:
+        """Decode the next window.
+
+        Parameters
+        ----------
+        latents
+            ``(c, h, w)``: a part of the canvas, by default all of it.
+        origin
+            ``(y, x)`` on the canvas where it begins.
+        among
+            How many of the pending windows lie in it, from the first; by default all.
 
         Returns
         -------
         The boxes that it completes: their index in ``wanted`` and ``(3, h, w)`` in [-1, 1].
         """
         if self._focus is not None and (now := self._focus()) != self._at:
-            self.pending, self._at = centre_out(self.pending, now), now
-        box = self.pending[0]
-        part = latents[(slice(None), *box.shift(-top, 0).slices)]
+            self.pending[:among], self._at = centre_out(self.pending[:among], now), now
+        box, (y, x) = self.pending[0], origin
+        part = latents[(slice(None), *box.shift(-y, -x).slices)]
         made = self._calls.decode(part, clamp=not self._published)
         self.pending.pop(0)
         done = self.mosaic.add(scaled(box, self._factor), made)
         return [(n, pixels.clamp_(-1, 1)) for n, pixels in done]
 
-    def feed(self, rows: torch.Tensor) -> Iterator[list[tuple[int, torch.Tensor]]]:
-        """Take the next ``(c, h, w)`` rows of the canvas; :meth:`next` of every window they fill.
+    def feed(self, strip: torch.Tensor, place: Box) -> Iterator[list[tuple[int, torch.Tensor]]]:
+        """Take the canvas's next strip; :meth:`next` of every window that it completes.
 
-        Rows that no later window needs are let go.
+        What no later window needs is let go.
+
+        Parameters
+        ----------
+        strip
+            ``(c, h, w)``: whole rows of the canvas, or columns from a side.
+        place
+            Where it lies on the canvas.
         """
-        self._rows = twice(lambda: self._take(rows))
-        self._top -= rows.shape[1] if self._upwards else 0
-        end = self._top + self._rows.shape[1]
-        while self.pending and self._top <= self.pending[0].y and self.pending[0].y1 <= end:
-            yield self.next(self._rows, self._top)
-        if self._upwards:
-            top, end = self._top, self.pending[0].y1 if self.pending else self._top
-        else:
-            top = self.pending[0].y if self.pending else end
-        held = self._rows[:, top - self._top : end - self._top]
-        self._rows, self._top = twice(held.clone), top
+        self._held = twice(lambda: self._joined(strip))
+        self._place = self._place.union(place) if self._place.area else place
+        ready = len(list(itertools.takewhile(self._place.contains, self.pending)))
+        self._at = None  # other windows are to be ordered now
+        for left in range(ready, 0, -1):
+            yield self.next(self._held, (self._place.y, self._place.x), left)
+        self._let_go()
 
-    def _take(self, rows: torch.Tensor) -> torch.Tensor:
-        rows = rows.cpu()
-        if self._rows is None:
-            return rows
-        return torch.cat([rows, self._rows] if self._upwards else [self._rows, rows], 1)
+    def _joined(self, strip: torch.Tensor) -> torch.Tensor:
+        strip = strip.cpu()
+        if self._held is None:
+            return strip
+        parts = [strip, self._held] if self._facing.mirrored else [self._held, strip]
+        return torch.cat(parts, 2 if self._facing.sideways else 1)
+
+    def _let_go(self) -> None:
+        """Hold no more than what the next window needs and what lies behind it."""
+        assert self._held is not None
+        seen = self._facing.seen(self._place)
+        top = self._facing.seen(self.pending[0]).y if self.pending else seen.y1
+        keep = self._facing.real(Box(top, seen.x, seen.y1 - top, seen.w))
+        inside = keep.shift(-self._place.y, -self._place.x).slices
+        held = self._held[(slice(None), *inside)]
+        self._held, self._place = twice(held.clone), keep
 
 
 def decode(

@@ -53,17 +53,17 @@ class Rows:
     Parameters
     ----------
     x, fused
-        ``(c, h, w)`` whole rows of the canvas, and sums of weighted predictions.
+        ``(c, h, w)`` a part of the canvas, and sums of weighted predictions.
     conditions
         Of the windows in question.
-    top
-        Row of the canvas where both begin.
+    origin
+        ``(y, x)`` on the canvas where both begin.
     """
 
     x: torch.Tensor
     fused: torch.Tensor
     conditions: Condition
-    top: int = 0
+    origin: tuple[int, int] = (0, 0)
 
     def move(self, device: torch.device) -> None:
         """Go to a device."""
@@ -214,7 +214,7 @@ class Sampling:
         def call(part: slice) -> tuple[Sequence[Box], torch.Tensor]:
             batch, spent = windows[part], counters.evaluations
             try:
-                stacked = to_device(torch.stack(_views(rows.x, batch, rows.top)), device)
+                stacked = to_device(torch.stack(_views(rows.x, batch, rows.origin)), device)
                 condition = self._shown(rows.conditions[part].to(device), batch)
                 made = guided(self.calls, stacked, t, level, condition, self._null, guidance)
             except NotFiniteError as error:
@@ -244,7 +244,7 @@ class Sampling:
         def add() -> None:
             nonlocal done
             there, weight = made[done:].to(self.device), self.weight
-            views = _views(rows.fused, windows[done:], rows.top)
+            views = _views(rows.fused, windows[done:], rows.origin)
             for view, prediction in zip(views, there, strict=True):
                 view.addcmul_(prediction, weight)
                 done += 1
@@ -281,15 +281,18 @@ class Sampling:
         return None if mask is None else to_device(mask[part.slices], self.device)
 
 
-def _views(canvas: torch.Tensor, windows: Sequence[Box], top: int) -> list[torch.Tensor]:
-    """Windows of ``(c, h, w)`` rows of a canvas from row ``top``, not copied.
+def _views(
+    canvas: torch.Tensor, windows: Sequence[Box], origin: tuple[int, int]
+) -> list[torch.Tensor]:
+    """Windows of the ``(c, h, w)`` part of a canvas that begins at ``origin``, not copied.
 
     By their place in memory: indexing costs three times as much, and a canvas has thousands.
     """
-    strides, first = canvas.stride(), canvas.storage_offset()
-    channels, (_, row, column) = len(canvas), strides
+    channels, strides, (y, x) = len(canvas), canvas.stride(), origin
+    _, row, column = strides
+    first = canvas.storage_offset() - y * row - x * column
     return [
-        canvas.as_strided((channels, w.h, w.w), strides, first + (w.y - top) * row + w.x * column)
+        canvas.as_strided((channels, w.h, w.w), strides, first + w.y * row + w.x * column)
         for w in windows
     ]
 

@@ -3,22 +3,83 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from napari_ssldiff.geometry import Box
+
+#: Of a canvas: where a wavefront begins.
+Edge = Literal["top", "bottom", "left", "right"]
+
+
+@dataclass(frozen=True)
+class Facing:
+    """A canvas seen with one of its edges on top.
+
+    Bands are planned as rows of windows from the top; this says where they lie for other edges.
+
+    Parameters
+    ----------
+    edge
+        That comes to lie on top: the canvas is mirrored, and transposed if it is one of the sides.
+    extent
+        ``(h, w)`` of the canvas, in the unit of the boxes.
+    """
+
+    edge: Edge
+    extent: tuple[int, int]
+
+    @property
+    def sideways(self) -> bool:
+        """Whether what look like rows are columns of the canvas."""
+        return self.edge in ("left", "right")
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether what comes later lies before, in memory."""
+        return self.edge in ("bottom", "right")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(h, w)`` of the canvas as it is seen."""
+        h, w = self.extent
+        return (w, h) if self.sideways else (h, w)
+
+    def seen(self, box: Box) -> Box:
+        """A box of the canvas as it is seen."""
+        mirrored = self._mirror(box)
+        return _transposed(mirrored) if self.sideways else mirrored
+
+    def real(self, box: Box) -> Box:
+        """The box of the canvas that is seen as ``box``."""
+        return self._mirror(_transposed(box) if self.sideways else box)
+
+    def rows(self, windows: Iterable[Box]) -> list[Box]:
+        """Windows as they are seen, row by row from the top."""
+        return sorted(map(self.seen, windows), key=lambda w: (w.y, w.x))
+
+    def _mirror(self, box: Box) -> Box:
+        h, w = self.extent
+        y = h - box.y1 if self.edge == "bottom" else box.y
+        x = w - box.x1 if self.edge == "right" else box.x
+        return Box(y, x, box.h, box.w)
+
+
+def _transposed(box: Box) -> Box:
+    return Box(box.x, box.y, box.w, box.h)
 
 
 @dataclass(frozen=True)
 class Band:
-    """Some rows of windows.
+    """Some rows of windows; columns, from one of the sides.
 
     Attributes
     ----------
     windows
         In latents of the canvas.
     strip
-        The rows of the canvas that this band settles.
+        The rows (columns) of the canvas that this band settles.
     last
         The last strip that the windows reach.
     """
@@ -29,47 +90,35 @@ class Band:
 
 
 def plan_bands(
-    windows: Sequence[Box], shape: tuple[int, int], least: int, upwards: bool = False
+    windows: Sequence[Box], shape: tuple[int, int], least: int, edge: Edge = "top"
 ) -> list[Band]:
     """Cut a canvas into bands of at least ``least`` windows (the last one may have fewer).
 
     Parameters
     ----------
     windows
-        Row by row.
+        In any order.
     shape
         ``(h, w)`` of the canvas in latents.
-    upwards
-        The first band is the lowest; otherwise it is the topmost.
+    edge
+        Where the first band lies.
     """
-    if upwards:  # the same on the canvas upside down
-        turned = sorted((_turned(w, shape) for w in windows), key=lambda w: (w.y, w.x))
-        return [
-            Band(
-                tuple(_turned(w, shape) for w in band.windows),
-                _turned(band.strip, shape),
-                band.last,
-            )
-            for band in plan_bands(turned, shape, least)
-        ]
+    facing = Facing(edge, shape)
+    height, width = facing.shape
     groups: list[list[Box]] = []
-    for _, row in itertools.groupby(windows, key=lambda w: w.y):
+    for _, row in itertools.groupby(facing.rows(windows), key=lambda w: w.y):
         if groups and len(groups[-1]) < least:
             groups[-1].extend(row)
         else:
             groups.append(list(row))
-    tops = [0, *(group[0].y for group in groups[1:]), shape[0]]
+    tops = [0, *(group[0].y for group in groups[1:]), height]
     bands = []
     for n, group in enumerate(groups):
         end = max(w.y1 for w in group)
         last = max(q for q in range(n, len(groups)) if tops[q] < end)
-        strip = Box(tops[n], 0, tops[n + 1] - tops[n], shape[1])
-        bands.append(Band(tuple(group), strip, last))
+        strip = Box(tops[n], 0, tops[n + 1] - tops[n], width)
+        bands.append(Band(tuple(map(facing.real, group)), facing.real(strip), last))
     return bands
-
-
-def _turned(box: Box, shape: tuple[int, int]) -> Box:
-    return Box(shape[0] - box.y1, box.x, box.h, box.w)
 
 
 class Wave:
@@ -125,7 +174,7 @@ def effort_of(count: int, batch: int, cost: Callable[[float], float]) -> float:
 def effort_until(
     bands: Sequence[Band], steps: int, batch: int, cost: Callable[[float], float], rows: int
 ) -> float:
-    """What a wavefront takes until its first ``rows`` rows of latents are final."""
+    """What a wavefront from the top takes until its first ``rows`` rows of latents are final."""
     effort, wave = 0.0, Wave(bands, 0, steps)
     ends = list(itertools.accumulate(band.strip.h for band in bands))
     for band in wave:
@@ -145,14 +194,13 @@ def early_bands(
     cost: Callable[[float], float],
     share: float,
     more: float,
-    upwards: bool = False,
 ) -> int | None:
     """Windows in a band with which a canvas costs little more and has its first rows far earlier.
 
     Parameters
     ----------
     windows
-        Row by row.
+        Row by row, from where the first band is to lie.
     batch
         Windows per network call.
     steps
@@ -165,8 +213,6 @@ def early_bands(
         Of what the whole canvas takes: the first ``rows`` must be final after no more.
     more
         What all bands may take beyond the whole canvas, as a share of it.
-    upwards
-        As for :func:`plan_bands`.
 
     Returns
     -------
@@ -176,7 +222,7 @@ def early_bands(
     for _, row in itertools.groupby(windows, key=lambda w: w.y):
         heights.append((heights[-1] if heights else 0) + len(list(row)))
     for least in heights[: len(heights) // 2]:
-        bands = plan_bands(windows, shape, least, upwards)
+        bands = plan_bands(windows, shape, least)
         if sum(effort_of(len(band.windows), batch, cost) for band in bands) > (1 + more) * whole:
             continue
         first = effort_until(bands, steps, batch, cost, min(rows, shape[0]))

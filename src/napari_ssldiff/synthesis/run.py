@@ -149,17 +149,18 @@ def synthesize(
         any thread, or ``None`` for the middle of the canvas. The nearest tile comes first.
     budget
         Bytes that canvas and unfinished tiles may take; by default the model's own
-        limit. A canvas whose solver state alone is more is sampled band by band, from the upper or
-        the lower edge, to the same result; so is one that is high enough for its first tiles to
-        come far earlier like that (:func:`napari_ssldiff.diffusion.bands.early`).
+        limit. A canvas whose solver state alone is more is sampled band by band, from one end of
+        its longer side, to the same result; so is one that is long enough for its first tiles
+        to come far earlier like that (:func:`napari_ssldiff.diffusion.bands.early`).
 
     Yields
     ------
     :class:`Started`, then :class:`Progress` and one :class:`Preview` per step, then
     :class:`TileDone` outwards from the focus, then :class:`Finished`. For a canvas in bands they
-    come between each other: :class:`TileDone` from the edge that was nearer to the focus at the
-    beginning, :class:`Preview` of as much of the canvas as has begun, and none where the budget
-    has no room for it. With the preset ``lazy`` every tile is made alone, without previews.
+    come between each other: :class:`TileDone` from the end that was nearer to the focus at the
+    beginning (of those that can be finished by then the nearest to the focus comes first),
+    :class:`Preview` of as much of the canvas as has begun, and none where the budget has no room
+    for it. With the preset ``lazy`` every tile is made alone, without previews.
 
     Raises
     ------

@@ -23,6 +23,11 @@ from napari_ssldiff.synthesis.tiles import to_uint8
 
 Message = TypeVar("Message")
 
+#: Messages that may wait for the consumer: as finished tiles some 30 MB.
+WAITING = 128
+#: Seconds between two looks at whether a work that waits for its consumer shall stop.
+_LOOK = 0.05
+
 
 def in_thread(
     work: Callable[[Callable[[], None], Callable[[Message], None]], None],
@@ -31,8 +36,9 @@ def in_thread(
 ) -> Generator[Message, None, None]:
     """What ``work`` tells from another thread.
 
-    The consumer's pace never holds the work up. Abandoning the generator stops it; the work has
-    ended when the generator has, and so has its thread, but on CUDA, where it is kept for the next.
+    The consumer's pace holds the work up only where :data:`WAITING` messages wait for it.
+    Abandoning the generator stops the work; it has ended when the generator has, and so has its
+    thread, but on CUDA, where it is kept for the next.
 
     Parameters
     ----------
@@ -45,16 +51,22 @@ def in_thread(
         Where the networks run.
     """
     messages: queue.SimpleQueue[tuple[Message] | Exception | None] = queue.SimpleQueue()
-    stop = threading.Event()
+    stop, room = threading.Event(), threading.Semaphore(WAITING)
 
     def stopping() -> None:
         cancel.hold(stop.is_set)
         if stop.is_set():
             raise GeneratorExit
 
+    def tell(message: Message) -> None:
+        # What is told is finished: it is delivered even where the work is to stop.
+        while not (room.acquire(timeout=_LOOK) or stop.is_set() or cancel.cancelled):
+            pass
+        messages.put((message,))
+
     def run() -> None:
         try:
-            work(stopping, lambda message: messages.put((message,)))
+            work(stopping, tell)
             messages.put(None)
         except GeneratorExit:
             pass
@@ -70,6 +82,7 @@ def in_thread(
                 finally:
                     # Its traceback names this frame: a circle that would hold the run's tensors.
                     del message
+            room.release()
             yield message[0]
     finally:
         stop.set()

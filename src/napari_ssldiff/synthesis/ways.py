@@ -19,6 +19,7 @@ from napari_ssldiff.diffusion.memory import twice
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.diffusion.scratch import Scratch
 from napari_ssldiff.diffusion.task import plan
+from napari_ssldiff.diffusion.wave import Edge
 from napari_ssldiff.geometry import Box
 from napari_ssldiff.models.load import ModelBundle
 from napari_ssldiff.synthesis.cancel import CancelToken
@@ -74,16 +75,22 @@ class Run:
         return (y * per[0] - canvas.y) / f, (x * per[1] - canvas.x) / f
 
     @cached_property
-    def upwards(self) -> bool:
-        """Whether bands begin at the lower edge: it is nearer to what is looked at by now."""
+    def edge(self) -> Edge:
+        """Where bands begin: at the end of the longer side that is nearer to what is looked at.
+
+        Across the shorter side, bands are small: fewer windows until the first pixels.
+        """
         looked_at = self.viewer is not None and self.viewer() is not None
-        return looked_at and self.focus_in_latents()[0] > self.task.box.h / 2
+        (y, x), (h, w) = self.focus_in_latents(), self.task.box.shape
+        if w > h:
+            return "right" if looked_at and x > w / 2 else "left"
+        return "bottom" if looked_at and y > h / 2 else "top"
 
     def early(self) -> int | None:
         """As :func:`napari_ssldiff.diffusion.bands.early` says, on the thread that samples."""
         model = self.bundle.denoiser
         return on_its_thread(
-            lambda check: early(model, self.task, self.preset, check, upwards=self.upwards),
+            lambda check: early(model, self.task, self.preset, check, edge=self.edge),
             self.cancel,
             model.device,
         )
@@ -111,7 +118,7 @@ class Run:
                 else:
                     yield event
         assert latents is not None
-        tiles, decoder = self._decoder(self.focus_in_latents)
+        tiles, decoder = self._decoder()
         if compared is not None:
             real, ring = compared
             tiles.colour = correction(self._show(latents), self._show(real), ring)
@@ -172,7 +179,7 @@ class Run:
             As for :func:`~napari_ssldiff.diffusion.bands.sample_bands`.
         """
         check = check or self.check
-        tiles, decoder = self._decoder(None, self.budget // 4, self.upwards, check)
+        tiles, decoder = self._decoder(self.budget // 4, check)
         picture = _Picture(self, self.budget // 8)
         count = 0
         sampling = sample_bands(
@@ -181,7 +188,7 @@ class Run:
             self.preset,
             budget=self.budget // 2,  # the last quarter is the decoder's own work
             least=least,
-            upwards=self.upwards,
+            edge=self.edge,
             check=check,
             counters=self.counters,
         )
@@ -194,11 +201,11 @@ class Run:
                 elif step.rows is None:
                     yield Progress("denoising", step.evaluations, self.total, step.evaluations)
                 elif made is not None and step.place is not None:
-                    made[:, step.place.y : step.place.y1] = self._show(step.rows)
+                    made[(slice(None), *step.place.slices)] = self._show(step.rows)
                     waiting.put(step.place, twice(step.rows.cpu))
                     order.append(step.place)
-                else:
-                    for finished in decoder.feed(step.rows):
+                elif step.place is not None:
+                    for finished in decoder.feed(step.rows, step.place):
                         for n, pixels in finished:
                             count += 1
                             yield tiles.finish(n, pixels)
@@ -207,7 +214,7 @@ class Run:
                 tiles.colour = correction(made, self._show(real), ring)
             for place in order:
                 rows = twice(lambda place=place: waiting.take(place, torch.device("cpu")))  # type: ignore[misc]
-                for finished in decoder.feed(rows):
+                for finished in decoder.feed(rows, place):
                     for n, pixels in finished:
                         count += 1
                         yield tiles.finish(n, pixels)
@@ -218,11 +225,7 @@ class Run:
         return shown(self.bundle.denoiser, latents)
 
     def _decoder(
-        self,
-        focus: Callable[[], tuple[float, float]] | None,
-        budget: int | None = None,
-        upwards: bool = False,
-        check: Callable[[], None] | None = None,
+        self, budget: int | None = None, check: Callable[[], None] | None = None
     ) -> tuple[Tiles, Decoder]:
         tiles = Tiles(self.frame, self.request.feather)
         decoder = Decoder(
@@ -230,8 +233,8 @@ class Run:
             self.preset,
             self.task.box.shape,
             tiles.needs,
-            focus=focus,
-            upwards=upwards,
+            focus=self.focus_in_latents,
+            edge=self.edge,
             budget=budget,
             check=check or self.check,
             counters=self.counters,
@@ -254,10 +257,8 @@ class _Picture:
         """Take in what some rows look like; a preview where it is time for one."""
         if self._pixels is None:
             return
-        self._pixels[place.y : place.y1] = preview_of(self._run.bundle.denoiser, x0)
-        old = self._begun or place
-        top, end = min(old.y, place.y), max(old.y1, place.y1)
-        self._begun = Box(top, 0, end - top, place.w)
+        self._pixels[place.slices] = preview_of(self._run.bundle.denoiser, x0)
+        self._begun = place if self._begun is None else self._begun.union(place)
         taken = (self._steps - self._begin) * evaluations // max(1, self._run.total)
         now = self._begin + taken
         if now > self._told:
@@ -265,7 +266,7 @@ class _Picture:
             f, canvas = self._run.bundle.spec.latent_factor, self._run.frame.canvas
             there = scaled(self._begun, f).shift(canvas.y, canvas.x)
             yield Preview(
-                in_output(there, self._run.frame), self._pixels[top:end].copy(), now, self._steps
+                in_output(there, self._run.frame), self._pixels[self._begun.slices].copy(), now, self._steps
             )
 
 

@@ -272,9 +272,7 @@ def test_of_the_windows_that_a_strip_completes_the_nearest_to_the_focus_comes_fi
 ) -> None:
     at = [(0.0, 60.0)]
     wanted = list(Box(0, 0, 80, 240).tiles(20))
-    decoder = Decoder(
-        model, PRESETS["bulk"], (40, 120), wanted, focus=lambda: at[0], edge="top"
-    )
+    decoder = Decoder(model, PRESETS["bulk"], (40, 120), wanted, focus=lambda: at[0], edge="top")
     firsts = list[float]()
     for place in strips((40, 120), 20, "top"):
         came = [

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -127,9 +128,20 @@ def test_a_cpu_is_never_timed(make_denoiser: Make) -> None:
     model = make_denoiser()
     assert precisions.other_precision(torch.device("cpu")) is None
     assert precisions.measured_precision(model) == "fp32"
+    model.compute_in("bf16")  # as on a processor that has it
+    assert precisions.measured_precision(model) == "bf16"
     assert model.network.batches == []
     assert precisions.other_precision(torch.device("cuda")) == "fp32"
     assert precisions.other_precision(torch.device("mps")) is None
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="not on this system")
+def test_a_cpu_is_asked_for_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    assert precisions.native_bf16() == bool(flags & {"avx512_bf16", "amx_tile"})
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)  # torch that cannot tell
+    assert not precisions.native_bf16()
 
 
 def test_on_a_cpu_nothing_is_measured_and_results_do_not_vary(make_denoiser: Make) -> None:

@@ -339,7 +339,7 @@ def test_precision_reaches_the_network_only(make_denoiser: Make) -> None:
     assert any(s == (torch.float32, torch.bfloat16) for s in seen)
 
 
-def test_half_precision_is_never_chosen_for_a_cpu(
+def test_a_network_that_nobody_chose_for_computes_in_fp32_on_a_cpu(
     make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert default_precision(torch.device("cpu")) == "fp32"

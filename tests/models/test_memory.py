@@ -155,19 +155,30 @@ def test_the_peak_is_that_of_the_worst_stage() -> None:
     assert needs.peak("blocks", 2, 0, 9) - kernels == 1031 + 18
 
 
-def test_without_a_budget_the_cpu_is_as_it_was(tiny_folder: Path) -> None:
+@pytest.mark.parametrize("native", [False, True])
+def test_without_a_budget_the_cpu_is_as_it_was(
+    native: bool, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "native_bf16", lambda: native)
     bundle = load_bundle(str(tiny_folder), "cpu")
     assert bundle.plan is not None
     limits = bundle.denoiser.limits
     assert (limits.rows, limits.decode, limits.offload) == (None, None, "none")
-    assert bundle.computed == {"device": "cpu", "precision": "fp32", "weights": "fp32"}
+    computes = "bf16" if native else "fp32"
+    assert bundle.computed == {"device": "cpu", "precision": computes, "weights": "fp32"}
     assert {p.dtype for p in bundle.denoiser.network.parameters()} == {torch.float32}
 
 
-def test_the_cpu_keeps_weights_in_half_and_widens_them_at_work(tiny_folder: Path) -> None:
-    full = load_bundle(str(tiny_folder), "cpu").denoiser
+@pytest.mark.parametrize("native", [False, True])
+def test_the_cpu_keeps_weights_in_half_and_computes_in_what_it_has(
+    native: bool, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "native_bf16", lambda: native)
+    full = load_bundle(str(tiny_folder), "cpu", MemoryOptions(precision="fp32")).denoiser
+    assert full.precision == "fp32"
     bundle = load_bundle(str(tiny_folder), "cpu", MemoryOptions(precision="bf16"))
-    assert bundle.computed == {"device": "cpu", "precision": "fp32", "weights": "bf16"}
+    computes = "bf16" if native else "fp32"
+    assert bundle.computed == {"device": "cpu", "precision": computes, "weights": "bf16"}
     layers = [m for m in bundle.denoiser.network.modules() if isinstance(m, LAYERS)]
     assert {m.weight.dtype for m in layers} == {torch.bfloat16}
     assert {p.dtype for p in bundle.denoiser.autoencoder.parameters()} == {torch.float32}
@@ -176,6 +187,8 @@ def test_the_cpu_keeps_weights_in_half_and_widens_them_at_work(tiny_folder: Path
         made = bundle.denoiser.predict_x0(x, 500, (0.6, 0.8), condition)
         exact = full.predict_x0(x, 500, (0.6, 0.8), condition)
     torch.testing.assert_close(made, exact, atol=0.05, rtol=0.05)
+    halved = load_bundle(str(tiny_folder), "cpu", MemoryOptions(precision="fp16"))
+    assert halved.computed == {"device": "cpu", "precision": "fp32", "weights": "fp16"}
 
 
 def mapped(network: nn.Module) -> set[str]:

@@ -11,7 +11,7 @@ import torch
 
 from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.synthesis.cancel import CancelToken
-from napari_ssldiff.synthesis.stream import WAITING, in_thread
+from napari_ssldiff.synthesis.stream import WAITING, in_thread, on_its_thread
 from napari_ssldiff.synthesis.threads import start
 
 
@@ -45,13 +45,16 @@ def test_works_at_once_have_threads_of_their_own() -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_work_that_breaks_does_not_leave_anybody_waiting() -> None:
-    def breaks() -> None:
-        raise ValueError("it must not")
+def test_what_is_asked_before_a_run_is_asked_on_its_thread() -> None:
+    # Where torch keeps plans per thread; nothing here touches the device.
+    cuda, token = torch.device("cuda"), CancelToken()
+    before = on_its_thread(lambda check: threading.get_ident(), token, cuda)
 
-    start(breaks, keep=True)()
-    assert ident(keep=True) is not None
+    def work(check: Callable[[], None], tell: Callable[[int], None]) -> None:
+        tell(threading.get_ident())
+
+    assert list(in_thread(work, token, cuda)) == [before]
+    assert before != threading.get_ident()
 
 
 class Counting:
@@ -103,3 +106,12 @@ def test_a_work_that_waits_ends_when_it_is_abandoned() -> None:
     messages.close()
     assert threading.active_count() == before
     assert work.told < 3 * WAITING
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_work_that_breaks_does_not_leave_anybody_waiting() -> None:
+    def breaks() -> None:
+        raise ValueError("it must not")
+
+    start(breaks, keep=True)()
+    assert ident(keep=True) is not None

@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--precision", default="auto", metavar="NAME",
-        help="auto, fp32, bf16 or fp16 (auto: half on CUDA, fp32 elsewhere)",
+        help="auto, fp32, bf16 or fp16 (auto: half where the device has it)",
     )  # fmt: skip
     add(
         "--offload", default="auto", metavar="NAME",

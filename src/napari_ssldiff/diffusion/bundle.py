@@ -112,7 +112,8 @@ def default_precision(device: torch.device) -> Precision:
     """What the network computes in unless somebody chooses.
 
     Half precision on CUDA, in the number format whose range is that of fp32 where the card has
-    it. fp32 elsewhere: many CPUs emulate bf16, at half the speed of fp32.
+    it. fp32 elsewhere: many CPUs emulate bf16 (those that do not, models are loaded for:
+    :func:`napari_ssldiff.models.memory.precisions`).
     """
     if device.type != "cuda":
         return "fp32"

@@ -10,7 +10,7 @@ import torch
 from napari_ssldiff.diffusion.blend import blend, cover, scaled
 from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
 from napari_ssldiff.diffusion.calls import Calls, Counters
-from napari_ssldiff.diffusion.memory import twice
+from napari_ssldiff.diffusion.memory import trim, twice
 from napari_ssldiff.diffusion.mosaic import Mosaic
 from napari_ssldiff.diffusion.presets import Preset
 from napari_ssldiff.diffusion.wave import Edge, Facing
@@ -142,6 +142,7 @@ class Decoder:
         self._published = preset.decode == "gaussian"
         kind = "gaussian" if self._published else "cos2"
         self.mosaic = Mosaic([scaled(w, self._factor) for w in windows], wanted, kind, budget)
+        self._is_limited = budget is not None
         self._calls = Calls(model, check, counters)
         self._held: torch.Tensor | None = None
         self._place = Box(0, 0, 0, 0)
@@ -176,6 +177,9 @@ class Decoder:
         made = self._calls.decode(part, clamp=not self._published)
         self.pending.pop(0)
         done = self.mosaic.add(scaled(box, self._factor), made)
+        if self._is_limited:
+            del made
+            trim()  # a window's work is many times what is left of it
         return [(n, pixels.clamp_(-1, 1)) for n, pixels in done]
 
     def feed(self, strip: torch.Tensor, place: Box) -> Iterator[list[tuple[int, torch.Tensor]]]:

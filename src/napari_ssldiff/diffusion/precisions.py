@@ -1,4 +1,4 @@
-"""Half precision where the device gains by it: measured, once per loaded model."""
+"""Half precision where the device gains by it: measured on CUDA, known of CPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from napari_ssldiff.diffusion.batches import seconds_per_window
-from napari_ssldiff.diffusion.bundle import Denoiser, Precision, default_precision
+from napari_ssldiff.diffusion.bundle import Denoiser, Precision
 from napari_ssldiff.diffusion.memory import attempt
 
 #: Windows per call that is timed: enough for a GPU to show what it has.
@@ -17,23 +17,31 @@ ROWS = 8
 GAIN = 0.75
 
 
-def other_precision(device: torch.device) -> Precision | None:
-    """What may be faster than :func:`~napari_ssldiff.diffusion.bundle.default_precision`.
+def native_bf16() -> bool:
+    """Whether this CPU multiplies in bf16 itself (AVX512-BF16 or AMX).
 
-    fp32 on CUDA. Elsewhere nothing is measured: on a CPU the pixels of a request are the same in
-    every process, which a clock must not decide, and those that emulate bf16 take seven times as
-    long (benchmarks/network_calls.py). Who has one that does not asks for it by ``--precision``.
+    The demo models then take 0.6 of the time of fp32; on a CPU that emulates it, seven times as long
+    (benchmarks/network_calls.py). Asked of the processor and not of a clock: the pixels of a
+    request are the same in every process.
     """
+    # None of these is public, and older torch has neither.
+    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    has_it = any(getattr(torch.cpu, name, lambda: False)() for name in asks)
+    return has_it and torch.backends.mkldnn.is_available()
+
+
+def other_precision(device: torch.device) -> Precision | None:
+    """What may be faster than a device's usual precision: fp32 on CUDA, elsewhere not measured."""
     return "fp32" if device.type == "cuda" else None
 
 
 def measured_precision(model: Denoiser) -> Precision:
-    """The device's usual precision, or the other one where that is clearly faster.
+    """The precision that the model computes in, or the other one where that is clearly faster.
 
     Two calls of each, one to warm up; none where there is no choice, or where weights come and go
     and would be timed instead.
     """
-    usual, other = default_precision(model.device), other_precision(model.device)
+    usual, other = model.precision, other_precision(model.device)
     if other is None or model.limits.offload != "none":
         return usual
     seconds = list[float]()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from napari_ssldiff.diffusion.memory import trim
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -116,14 +117,6 @@ def _kilobytes(field: str) -> int | None:
     return None
 
 
-def _give_back() -> None:
-    """Free what nobody uses, so that rows before this one do not count as its own."""
-    gc.collect()
-    # Only glibc has it; what others keep stands in rss_before_mb.
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _highest_ever() -> float | None:
     """Peak resident MB of the process's life; ``None`` where the system does not say."""
     try:
@@ -144,7 +137,9 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        _give_back()
+        # So that rows before this one do not count as its own; what stays is in rss_before_mb.
+        gc.collect()
+        trim()
         self.before = _kilobytes("VmRSS")
         self.own = self._set_back()
         if device.type == "cuda":

@@ -15,6 +15,7 @@ from napari_ssldiff.diffusion.batches import CPU_ROWS, LARGEST
 from napari_ssldiff.diffusion.bundle import Precision, default_precision
 from napari_ssldiff.diffusion.decode import WINDOW
 from napari_ssldiff.diffusion.offload import CANVAS, Limits, Offload
+from napari_ssldiff.diffusion.precisions import native_bf16
 from napari_ssldiff.errors import InputError, ModelError
 from napari_ssldiff.models.card import ModelCard
 from napari_ssldiff.models.needs import KERNELS, Needs, left_in_files, measure
@@ -44,9 +45,10 @@ class MemoryOptions:
         Bytes: of a GPU's own memory, or of the whole process on the CPU. ``None``: what
         :data:`MEMORY` says, or else most of what is free.
     precision
-        What the network computes in on a GPU and its weights are kept in; on the CPU, where it
-        computes in fp32, the latter. ``"auto"``: the device's own
-        (:func:`~napari_ssldiff.diffusion.bundle.default_precision`).
+        What the network computes in and its weights are kept in; on a CPU, which computes in bf16
+        or fp32, the latter. ``"auto"``: the device's own
+        (:func:`~napari_ssldiff.diffusion.bundle.default_precision`), and on a CPU that has bf16
+        that, of weights in fp32.
     offload
         As :class:`~napari_ssldiff.diffusion.offload.Limits` has it, or ``"auto"``: no more than
         memory demands.
@@ -175,8 +177,10 @@ class MemoryPlan:
 
 def precisions(device: torch.device, asked: str = "auto") -> tuple[Precision, Precision]:
     """What a network computes in on a device, and what its weights are kept in."""
-    chosen: Precision = default_precision(device) if asked == "auto" else asked  # type: ignore[assignment]
-    return ("fp32" if device.type == "cpu" else chosen), chosen
+    kept: Precision = default_precision(device) if asked == "auto" else asked  # type: ignore[assignment]
+    if device.type != "cpu":
+        return kept, kept
+    return ("bf16" if asked in ("auto", "bf16") and native_bf16() else "fp32"), kept
 
 
 def free_bytes(device: torch.device) -> int:

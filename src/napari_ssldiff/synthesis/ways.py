@@ -266,7 +266,10 @@ class _Picture:
             f, canvas = self._run.bundle.spec.latent_factor, self._run.frame.canvas
             there = scaled(self._begun, f).shift(canvas.y, canvas.x)
             yield Preview(
-                in_output(there, self._run.frame), self._pixels[self._begun.slices].copy(), now, self._steps
+                in_output(there, self._run.frame),
+                self._pixels[self._begun.slices].copy(),
+                now,
+                self._steps,
             )
 
 

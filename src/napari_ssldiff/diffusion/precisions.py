@@ -20,9 +20,9 @@ GAIN = 0.75
 def native_bf16() -> bool:
     """Whether this CPU multiplies in bf16 itself (AVX512-BF16 or AMX).
 
-    The demo models then take 0.6 of the time of fp32; on a CPU that emulates it, seven times as long
-    (benchmarks/network_calls.py). Asked of the processor and not of a clock: the pixels of a
-    request are the same in every process.
+    The demo models then take 0.6 of the time of fp32; where it is emulated they take seven times
+    as much (benchmarks/network_calls.py). Asked of the processor and not of a clock: the pixels of
+    a request are the same in every process.
     """
     # None of these is public, and older torch has neither.
     asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

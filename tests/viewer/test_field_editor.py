@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from napari_ssldiff.scenes.scene import PixelSize
 from napari_ssldiff.scenes.thumbnail import thumbnail
 from napari_ssldiff.viewer import field_editor
 from napari_ssldiff.viewer.field_editor import FieldEditor
+from napari_ssldiff.viewer.field_job import OpenedField
 from napari_ssldiff.viewer.field_renders import cell_of
 from napari_ssldiff.viewer.lookup import Elsewhere
 from napari_ssldiff.viewer.messages import (
@@ -34,6 +36,7 @@ from napari_ssldiff.viewer.messages import (
     JobProgress,
     NearFound,
     PatchDone,
+    PicturesRead,
 )
 from napari_ssldiff.viewer.patches import patches_of
 from napari_ssldiff.viewer.pointing import Pointed
@@ -339,12 +342,52 @@ def test_pointing_shows_where_more_of_it_is_and_which_real_cells_are_like_it(
     np.testing.assert_allclose(heat[:, 3:], 1, atol=1e-6)
     np.testing.assert_allclose(heat[:, :3], 0, atol=1e-6)
     (pointed,) = seen
-    assert len(pointed.near) == len(pointed.pictures) == 5
+    assert len(pointed.near) == 5
     assert all(n.column >= 3 and (n.row, n.column) != (2, 4) for n in pointed.near)
     # A painted cell is compared as what it has become.
     paint(editor, bench, int(editor.opened.found.labels[0, 0]) + 1, (2, 4))  # type: ignore[union-attr]
     editor.point(2, 4)
     assert all(n.column < 3 for n in seen[-1].near)
+
+
+def test_pictures_of_real_cells_are_read_beside_the_window(
+    bench: Workbench, editor: FieldEditor, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, threads = list[PicturesRead](), set[int]()
+    editor.looked_up.connect(read.append)
+    plain = OpenedField.picture
+
+    def picture(self: OpenedField, row: int, column: int) -> Any:
+        threads.add(threading.get_ident())
+        return plain(self, row, column)
+
+    monkeypatch.setattr(OpenedField, "picture", picture)
+    editor.point(2, 4)
+    post.until(PicturesRead, bench.handle)
+    (answer,) = read
+    assert editor.opened is not None
+    for near, pixels in zip(answer.of.near, answer.pictures, strict=True):
+        np.testing.assert_array_equal(pixels, plain(editor.opened, near.row, near.column))
+    assert threads.isdisjoint({threading.get_ident()})
+
+
+def test_a_slide_that_is_gone_when_its_cells_are_to_be_shown_is_told_of(
+    bench: Workbench, editor: FieldEditor, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[PicturesRead]()
+    editor.looked_up.connect(read.append)
+    left = [2]
+
+    def picture(self: OpenedField, row: int, column: int) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError("slide.svs: no such file")
+        return np.zeros((48, 48, 3), np.uint8)
+
+    monkeypatch.setattr(OpenedField, "picture", picture)
+    editor.point(2, 4)
+    post.until(PicturesRead, bench.handle)
+    assert (len(read[0].pictures), read[0].problem) == (2, "slide.svs: no such file")
 
 
 def test_a_kind_that_is_picked_shows_real_cells_of_its_own(
@@ -357,7 +400,7 @@ def test_a_kind_that_is_picked_shows_real_cells_of_its_own(
         assert editor.choose(kind)
         pointed, labels = seen[-1], editor.opened.found.labels
         assert pointed.about.startswith(f"Kind {kind + 1} and the real cells of it in the region")
-        assert len(pointed.near) == len(pointed.pictures) == 5
+        assert len(pointed.near) == 5
         assert all(labels[n.row, n.column] == kind for n in pointed.near)
     columns = [{n.column < 3 for n in pointed.near} for pointed in seen]
     assert sorted(map(list, columns)) == [[False], [True]]
@@ -517,7 +560,7 @@ def test_a_data_set_is_asked_too_when_a_cell_is_pointed_at(
         part = index.write_part(vectors, np.array([[0, 0], [0, 1]], np.int32))
         index.add(replace(at, cells=2), [part])
     found: list[Elsewhere] = []
-    editor.found_elsewhere.connect(found.append)
+    editor.looked_up.connect(lambda m: isinstance(m, Elsewhere) and found.append(m))
     (tmp_path / "b.png").unlink()
     assert editor.open_index(index.folder)
     assert f"moved or removed since: {tmp_path / 'b.png'}" in bench.session.status.text

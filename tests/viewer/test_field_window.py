@@ -20,6 +20,7 @@ def test_a_painted_cell_is_made_anew_where_it_lies(
 
     from napari_ssldiff.geometry import Box, Region
     from napari_ssldiff.viewer import SSLDiffusionWidget
+    from napari_ssldiff.viewer.messages import PicturesRead
 
     viewer = make_napari_viewer()
     pixels = immunohistochemistry()
@@ -72,6 +73,17 @@ def test_a_painted_cell_is_made_anew_where_it_lies(
     editor.point(1, 1)
     near = widget.findChild(QListWidget, "nearest")
     assert near.count() == 5
+
+    def colours() -> list[tuple[int, ...]]:
+        icons = (near.item(n).icon().pixmap(48, 48).toImage() for n in range(5))
+        return [image.pixelColor(24, 24).getRgb()[:3] for image in icons]
+
+    grey = (90, 90, 90)  # until they are read, which does not hold the window up
+    qtbot.waitUntil(lambda: grey not in colours(), timeout=10_000)
+    shown = colours()
+    black = np.zeros((48, 48, 3), np.uint8)
+    editor.looked_up.emit(PicturesRead(0, object(), (black,) * 5))  # of another cell, too late
+    assert colours() == shown
     click("undo_edit")
     done()
     assert editor.edited.field.digest == editor.opened.field.digest

@@ -22,12 +22,12 @@ from napari_ssldiff.embeddings.field import EmbeddingField, Vectors
 from napari_ssldiff.embeddings.index import Index
 from napari_ssldiff.embeddings.look import similarity
 from napari_ssldiff.errors import InputError
-from napari_ssldiff.viewer.field_job import PICTURE, ColoursJob, OpenedField
+from napari_ssldiff.viewer.field_job import ColoursJob, OpenedField
 from napari_ssldiff.viewer.field_layers import FieldLayers
 from napari_ssldiff.viewer.field_renders import Renders
 from napari_ssldiff.viewer.field_tools import FieldTools
 from napari_ssldiff.viewer.kinds import Kind, painted, told_of
-from napari_ssldiff.viewer.lookup import Lookup
+from napari_ssldiff.viewer.lookup import Lookup, questions_of
 from napari_ssldiff.viewer.magnification import fits
 from napari_ssldiff.viewer.messages import (
     ColoursFound,
@@ -35,9 +35,10 @@ from napari_ssldiff.viewer.messages import (
     KindFound,
     Message,
     NearFound,
+    PicturesRead,
 )
 from napari_ssldiff.viewer.overlay import PAINTING_KEY
-from napari_ssldiff.viewer.pointing import NEIGHBOURS, Pointed, cell_of, heat_of, kind_of, map_of
+from napari_ssldiff.viewer.pointing import Pointed, cell_of, heat_of, kind_of, map_of
 from napari_ssldiff.viewer.session import Parameters, Severity
 from napari_ssldiff.viewer.told import told
 
@@ -54,8 +55,8 @@ class FieldEditor:
     kinds_changed = Signal()
     pointed_at = Signal(object)
     index_changed = Signal()
-    #: An :class:`~napari_ssldiff.viewer.lookup.Elsewhere` for the cell that was pointed at last.
-    found_elsewhere = Signal(object)
+    #: What was read about it since: a ``PicturesRead``, or an ``Elsewhere``.
+    looked_up = Signal(object)
     #: Something was painted or erased.
     stroke = Signal()
 
@@ -70,7 +71,7 @@ class FieldEditor:
         self.tools = FieldTools(self)
         #: A data set that is asked too when a cell is pointed at.
         self.index: Index | None = None
-        self._lookup = Lookup(bench.deliver, PICTURE)
+        self._lookup = Lookup(bench.deliver)
         #: How the map is coloured.
         self.method: Method = "pca"
         self._palette: Palette | None = None
@@ -147,7 +148,7 @@ class FieldEditor:
         brush.mode = "paint"
         self.bench.viewer.layers.selection.active = brush
         self.say("Paint cells; the eraser takes paint off again.")
-        self._pointed(kind_of(self._parts()[0], self.kinds[kind], kind))
+        self._point(kind_of(self._parts()[0], self.kinds[kind], kind))
 
     @told
     def draft(self) -> None:
@@ -203,7 +204,7 @@ class FieldEditor:
         low = min(float(np.nanmin(heat)) for _, heat in heats)  # one colour is one cosine
         for shown, heat in heats:
             shown.show_heat(heat, low)
-        self._pointed(cell_of(opened, row, column, vector, whole), row, column)
+        self._point(cell_of(opened, row, column, vector, whole), row, column)
 
     @told
     def colour(self, method: Method, anew: bool = False) -> None:
@@ -267,10 +268,9 @@ class FieldEditor:
 
     # Inside
 
-    def _pointed(self, pointed: Pointed, row: int = -1, column: int = -1) -> None:
+    def _point(self, pointed: Pointed, row: int = -1, column: int = -1) -> None:
         self.pointed_at.emit(pointed)
-        if self.index is not None:
-            self._lookup.ask(self.index, pointed.vector, NEIGHBOURS, row, column)
+        self._lookup.ask(*questions_of(self._parts()[0], pointed, self.index, row, column))
 
     def _parts(self) -> tuple[OpenedField, FieldLayers, Renders]:
         """What belongs to the field that is open."""
@@ -294,9 +294,11 @@ class FieldEditor:
             self._take(message.opened)
         elif isinstance(message, KindFound):
             self.tools.take(message.kind, message.of)
+        elif isinstance(message, PicturesRead):
+            self.looked_up.emit(message)
         elif isinstance(message, NearFound):
             if self.opened is not None and self.index is not None:
-                self.found_elsewhere.emit(message.found)
+                self.looked_up.emit(message.found)
         elif isinstance(message, ColoursFound):
             if self.opened is not None and self.opened.field.encoder == message.encoder:
                 self._take_colours(message.palette, "umap")

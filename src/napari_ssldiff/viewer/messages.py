@@ -134,6 +134,17 @@ class ColoursFound:
 
 
 @dataclass(frozen=True)
+class PicturesRead:
+    """The pixels of real cells like ``of``, a :class:`~napari_ssldiff.viewer.pointing.Pointed`, as
+    far as they could be read, and why not further. No job's message."""
+
+    job: int
+    of: Any
+    pictures: tuple[Any, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class NearFound:
     """Cells of a data set most like one of the field's; ``found`` is a
     :class:`~napari_ssldiff.viewer.lookup.Elsewhere`. No job's message."""
@@ -173,6 +184,7 @@ Message: TypeAlias = (
     | FieldOpened
     | KindFound
     | ColoursFound
+    | PicturesRead
     | NearFound
     | TileMade
     | ChoreFailed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ from napari_ssldiff.viewer.kinds import Kind
 NEIGHBOURS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pointed:
     """What the user pointed at.
 
@@ -29,14 +28,11 @@ class Pointed:
         ``(d,)``.
     near
         The real cells most like it, of the field as it was opened or of the whole scene.
-    pictures
-        Their pixels.
     """
 
     about: str
     vector: Vectors
     near: tuple[Near, ...]
-    pictures: tuple[NDArray[np.uint8], ...]
 
 
 def cell_of(
@@ -67,7 +63,7 @@ def cell_of(
     of = "cell of the slide" if whole else f"cell {row + 1}, {column + 1}"
     where = "" if opened.whole is None else " in the whole slide"
     about = f"The {of} and the real cells nearest to it{where}, by cosine:"
-    return _pointed(opened, about, vector, found[:NEIGHBOURS])
+    return Pointed(about, vector, tuple(found[:NEIGHBOURS]))
 
 
 def kind_of(opened: OpenedField, kind: Kind, index: int) -> Pointed:
@@ -83,7 +79,7 @@ def kind_of(opened: OpenedField, kind: Kind, index: int) -> Pointed:
     else:
         near = nearest(field, kind.vector, NEIGHBOURS)
         about = f"{name} and the real cells in {where} that are most like it:"
-    return _pointed(opened, about, kind.vector, near)
+    return Pointed(about, kind.vector, tuple(near))
 
 
 def heat_of(whole: Whole, vector: Vectors) -> NDArray[np.float32]:
@@ -103,7 +99,3 @@ def map_of(whole: Whole, colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _looked_at(whole: Whole) -> NDArray[np.bool_]:
     valid = whole.sampled.field.valid
     return np.ones(whole.sampled.field.shape, bool) if valid is None else valid
-
-
-def _pointed(opened: OpenedField, about: str, vector: Vectors, near: Sequence[Near]) -> Pointed:
-    return Pointed(about, vector, tuple(near), tuple(opened.picture(n.row, n.column) for n in near))

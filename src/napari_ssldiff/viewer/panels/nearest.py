@@ -10,12 +10,14 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QVBoxLayout, QWidge
 from napari_ssldiff.viewer.field_editor import FieldEditor
 from napari_ssldiff.viewer.field_job import PICTURE
 from napari_ssldiff.viewer.lookup import Elsewhere
+from napari_ssldiff.viewer.messages import PicturesRead
 from napari_ssldiff.viewer.panels.layout import button, narrow
-from napari_ssldiff.viewer.panels.pictures import picture_item, picture_line
+from napari_ssldiff.viewer.panels.pictures import icon_of, picture_item, picture_line
 from napari_ssldiff.viewer.pointing import Pointed
 
 #: Letters of an image's name that stand below its picture.
 LONGEST = 12
+_GREY = np.full((PICTURE, PICTURE, 3), 90, np.uint8)
 _ASK = "Click the map or a kind: where is more of it, and which real cells are like it"
 
 
@@ -25,6 +27,7 @@ class NearestPanel(QWidget):
     def __init__(self, editor: FieldEditor) -> None:
         super().__init__()
         self._editor = editor
+        self._shown: Pointed | None = None
         self.told = QLabel(_ASK)
         self.told.setWordWrap(True)
         self.here = picture_line(
@@ -53,11 +56,12 @@ class NearestPanel(QWidget):
         editor.opened_changed.connect(self.show_field)
         editor.pointed_at.connect(self.show_here)
         editor.index_changed.connect(self.show_index)
-        editor.found_elsewhere.connect(self.show_there)
+        editor.looked_up.connect(self.show_answer)
         self.show_field()
 
     def show_field(self) -> None:
         """Nothing is pointed at yet."""
+        self._shown = None
         self.told.setText(_ASK)
         for line in (self.here, self.there):
             line.clear()
@@ -66,13 +70,28 @@ class NearestPanel(QWidget):
         self.show_index()
 
     def show_here(self, pointed: Pointed) -> None:
-        """Cells of the region that was opened, or of its slide."""
+        """Cells of the region that was opened, or of its slide; grey until they are read."""
+        self._shown = pointed
         self.here.clear()
-        for near, picture in zip(pointed.near, pointed.pictures, strict=True):
-            self.here.addItem(picture_item(picture, f"{near.cosine:.2f}"))
+        for near in pointed.near:
+            self.here.addItem(picture_item(_GREY, f"{near.cosine:.2f}"))
         self.here.setVisible(bool(pointed.near))
         self.there.setVisible(False)
         self.told.setText(pointed.about)
+
+    def show_answer(self, answer: PicturesRead | Elsewhere) -> None:
+        """What was read since."""
+        if isinstance(answer, Elsewhere):
+            self.show_there(answer)
+        elif answer.of is self._shown:  # nothing else was pointed at in the meantime
+            self.show_pictures(answer)
+
+    def show_pictures(self, read: PicturesRead) -> None:
+        """Their pixels."""
+        if read.problem:
+            self._editor.say(read.problem, "error")
+        for n, picture in enumerate(read.pictures):
+            self.here.item(n).setIcon(icon_of(picture))
 
     def show_index(self) -> None:
         """Which data set is asked."""
@@ -90,9 +109,8 @@ class NearestPanel(QWidget):
         for cell, picture in zip(found.cells, found.pictures, strict=True):
             name, gone = Path(cell.image.name).stem, picture is None
             short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-            if picture is None:
-                picture = np.full((PICTURE, PICTURE, 3), 90, np.uint8)
-            item = picture_item(picture, f"{cell.cosine:.2f} {short}")
+            shown = _GREY if picture is None else picture
+            item = picture_item(shown, f"{cell.cosine:.2f} {short}")
             y, x = (round(v) for v in cell.corner)
             where = f"moved or removed since it was indexed: {cell.image.path}"
             item.setToolTip(where if gone else f"{cell.image.path}\nat x {x}, y {y}")

@@ -28,6 +28,11 @@ def picture_line(name: str, tip: str) -> QListWidget:
 
 def picture_item(picture: NDArray[np.uint8], text: str) -> QListWidgetItem:
     """``(h, w, 3)`` uint8 with a line of text below it."""
+    return QListWidgetItem(icon_of(picture), text)
+
+
+def icon_of(picture: NDArray[np.uint8]) -> QIcon:
+    """``(h, w, 3)`` uint8."""
     h, w = picture.shape[:2]
     image = QImage(np.ascontiguousarray(picture).data, w, h, 3 * w, QImage.Format.Format_RGB888)
-    return QListWidgetItem(QIcon(QPixmap.fromImage(image.copy())), text)
+    return QIcon(QPixmap.fromImage(image.copy()))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -211,16 +210,10 @@ def promptness() -> dict[str, Any]:
     }  # fmt: skip
 
 
-#: glibc keeps large blocks that were freed, for the next time, unless it is told from which size
-#: on they go back to the system.
-TRIMMED = {"MALLOC_TRIM_THRESHOLD_": "131072"}
-
-
-def apart(name: str, *arguments: int, **environment: str) -> dict[str, Any]:
+def apart(name: str, *arguments: int) -> dict[str, Any]:
     """A measurement in a process of its own."""
     command = [sys.executable, __file__, "--part", name, *map(str, arguments)]
-    env = {**os.environ, **environment}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     print(json.dumps(found), file=sys.stderr, flush=True)
     return found
@@ -244,9 +237,8 @@ def main() -> None:
         ],
         # Smaller than the state of the canvas; the first is less than a decoding window takes.
         "bulk_memory": [
-            {**apart("bulk_memory", size, budget * 2**20, **environment), "env": environment}
+            apart("bulk_memory", size, budget * 2**20)
             for size, budget in ((16_384, 64), (16_384, 256), (32_768, 512))
-            for environment in ({}, TRIMMED)
         ],
         "overhead": [apart("overhead", size) for size in (1024, 2048)],
         "distance": apart("distance"),

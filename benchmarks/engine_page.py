@@ -99,15 +99,15 @@ def bench_table(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def sheet(folder: Path, size: int, names: list[str]) -> Image.Image | None:
-    """The middle of every row's picture, side by side."""
-    paths = [(name, folder / f"{name}-{size}.png") for name in names]
-    paths = [(name, path) for name, path in paths if path.exists()]
+def sheet(folder: Path, sizes: dict[str, int]) -> Image.Image | None:
+    """The middle of the picture of every preset or baseline, side by side; ``sizes`` by name."""
+    paths = {f"{name}, {size} px": folder / f"{name}-{size}.png" for name, size in sizes.items()}
+    paths = {name: path for name, path in paths.items() if path.exists()}
     if not paths:
         return None
     out = Image.new("RGB", (len(paths) * (CROP + 6) - 6, CROP + 22), "white")
     draw = ImageDraw.Draw(out)
-    for n, (name, path) in enumerate(paths):
+    for n, (name, path) in enumerate(paths.items()):
         with Image.open(path) as picture:
             at = ((picture.width - CROP) // 2, (picture.height - CROP) // 2)
             crop = picture.crop((*at, at[0] + CROP, at[1] + CROP))
@@ -130,11 +130,9 @@ def limits_part(found: dict[str, Any]) -> list[str]:
             )
         )
     for row in found["bulk_memory"]:
-        given = "".join(f", `{name}={value}`" for name, value in row.get("env", {}).items())
         rows.append(
             (
-                f"`bulk`, {row['size']:,}² px, budget {row['budget_mb']:.0f} MB{given}: "
-                "peak memory added",
+                f"`bulk`, {row['size']:,}² px, budget {row['budget_mb']:.0f} MB: peak memory added",
                 f"{row['added_mb']:.0f} MB (state of the whole canvas: "
                 f"{row['state_of_the_whole_canvas_mb']:.0f} MB)",
             )
@@ -241,9 +239,9 @@ def main() -> None:
             lines += [*bench_table(report), ""]
         if options.pictures is not None:
             rows = [row for report in reports for row in report["rows"]]
-            size = max(row["size"] for row in rows if row["preset"] == "paper")
-            names = list(dict.fromkeys(row["preset"] for row in rows))
-            picture = sheet(options.pictures / model, size, names)
+            # The largest of each: what is in their middle is the same place.
+            sizes = {row["preset"]: row["size"] for row in sorted(rows, key=lambda r: r["size"])}
+            picture = sheet(options.pictures / model, sizes)
             if picture is not None:
                 picture.save(IMAGES / f"bench-{model}.jpg", quality=88)
         if (IMAGES / f"bench-{model}.jpg").exists():

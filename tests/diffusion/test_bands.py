@@ -187,13 +187,24 @@ def test_rows_of_windows_need_not_divide_by_the_batch(batch: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pixels", "share"), [(2048, None), (2560, 0.54), (3072, 0.48), (4096, 0.36)]
+    ("pixels", "edge", "share"),
+    [
+        ((2048, 2048), "top", None),
+        ((2560, 2560), "top", 0.54),
+        ((3072, 3072), "top", 0.48),
+        ((4096, 4096), "top", 0.36),
+        ((4096, 1024), "top", 0.37),
+        ((1024, 4096), "left", 0.37),
+        ((1024, 4096), "top", None),
+    ],
 )
-def test_the_first_tiles_come_as_early_as_the_docs_say(pixels: int, share: float | None) -> None:
-    """Square canvases of the demo models, in calls of 8 windows: docs/engine.md."""
-    edge = pixels // 4
-    shape, windows = (edge, edge), plan_windows((edge, edge), 32, 24)
-    rows = room._cover(shape, None)[0].h
+def test_the_first_tiles_come_as_early_as_the_docs_say(
+    pixels: tuple[int, int], edge: Edge, share: float | None
+) -> None:
+    """Canvases of the demo models, in calls of 8 windows: docs/engine.md."""
+    facing = Facing(edge, (pixels[0] // 4, pixels[1] // 4))
+    shape, windows = facing.shape, facing.rows(plan_windows(facing.extent, 32, 24))
+    rows = facing.seen(room._cover(facing.extent, None)[0]).h
 
     def cost(count: float) -> float:
         return count + 0.5

@@ -115,12 +115,13 @@ def lazy_memory(pixels: int, tiles: int) -> dict[str, Any]:
     return {"size": pixels, "tiles": tiles, "half_way_mb": half, **memory.read()}
 
 
-def _from_the_top(pixels: int, budget: int) -> int:
-    """A canvas in bands; how many tiles it had."""
+def _in_bands(pixels: int, budget: int) -> int:
+    """A canvas in bands, looked at in its middle; how many tiles it had."""
     stub, work, preset = model(), task(pixels, 1.0), PRESETS["bulk"]
     whole = list(Box(0, 0, pixels, pixels).tiles(256))
     # Shared out as synthesize does.
-    decoder = Decoder(stub, preset, work.box.shape, whole, budget=budget // 4)
+    middle = work.box.centre
+    decoder = Decoder(stub, preset, work.box.shape, whole, focus=lambda: middle, budget=budget // 4)
     count = 0
     for step in sample_bands(stub, work, preset, budget=budget // 2):
         if step.rows is not None and step.place is not None:
@@ -130,10 +131,10 @@ def _from_the_top(pixels: int, budget: int) -> int:
 
 
 def bulk_memory(pixels: int, budget: int) -> dict[str, Any]:
-    """A canvas whose state is larger than the budget, from the top, tiles into nothing."""
-    _from_the_top(512, 0)  # what is loaded at the first use is no canvas
+    """A canvas whose state is larger than the budget, tiles into nothing."""
+    _in_bands(512, 0)  # what is loaded at the first use is no canvas
     memory = PeakMemory(torch.device("cpu"))
-    count = _from_the_top(pixels, budget)
+    count = _in_bands(pixels, budget)
     found = memory.read()
     state = canvas_bytes(task(pixels, 1.0), model().spec)
     added = found["peak_rss_mb"] - found["rss_before_mb"]

@@ -23,6 +23,7 @@ from napari_ssldiff.diffusion.decode import Decoder, encode
 from napari_ssldiff.diffusion.home import Home
 from napari_ssldiff.diffusion.presets import PRESETS
 from napari_ssldiff.diffusion.steer import Guide
+from napari_ssldiff.diffusion.wave import Edge, Facing
 from napari_ssldiff.geometry import Box
 
 Make = Callable[..., Denoiser]
@@ -156,15 +157,19 @@ def test_a_canvas_is_finished_wherever_memory_runs_out(
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=["cpu", "device"])
-@pytest.mark.parametrize("budget", [0, 2**30], ids=["on-disk", "in-memory"])
+@pytest.mark.parametrize(
+    ("budget", "edge"), [(0, "top"), (2**30, "top"), (0, "right"), (2**30, "left")]
+)
 def test_a_wave_of_bands_is_finished_wherever_memory_runs_out(
-    budget: int, device: torch.device, make_denoiser: Make
+    budget: int, edge: Edge, device: torch.device, make_denoiser: Make
 ) -> None:
     model = model_on(device, make_denoiser)
 
     def run() -> torch.Tensor:
-        steps = sample_bands(model, task(steps=2), PRESETS["bulk"], budget=budget)
-        return torch.cat([step.rows for step in steps if step.rows is not None], 1)
+        steps = sample_bands(model, task(steps=2), PRESETS["bulk"], budget=budget, edge=edge)
+        strips = [step.rows for step in steps if step.rows is not None]
+        order = strips[::-1] if edge == "right" else strips
+        return torch.cat(order, 1 if edge == "top" else 2)
 
     assert {"_gather", "_open", "settle", "step", "guided"} <= everywhere(run)
 
@@ -175,8 +180,9 @@ def test_a_guided_canvas_is_finished_wherever_memory_runs_out(make_denoiser: Mak
     assert "steer" in everywhere(lambda: sample(model, work, PRESETS["bulk"]))
 
 
+@pytest.mark.parametrize("edge", ["top", "left"])
 def test_pixels_are_finished_wherever_memory_runs_out(
-    make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
+    edge: Edge, make_denoiser: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "WINDOW", 12)
     monkeypatch.setattr(room, "OVERLAP", 4)
@@ -188,10 +194,14 @@ def test_pixels_are_finished_wherever_memory_runs_out(
     @torch.inference_mode()
     def run() -> torch.Tensor:
         out = torch.full((3, 40, 52), torch.nan)
-        decoder = Decoder(model, PRESETS["bulk"], (20, 26), wanted)
-        for y in range(0, 20, 7):
-            rows = latents[:, y : y + 7]
-            for done in decoder.feed(rows, Box(y, 0, rows.shape[1], 26)):
+        decoder = Decoder(
+            model, PRESETS["bulk"], (20, 26), wanted, edge=edge, focus=lambda: (3.0, 20.0)
+        )
+        facing = Facing(edge, (20, 26))
+        height, width = facing.shape
+        for y in range(0, height, 7):
+            place = facing.real(Box(y, 0, min(7, height - y), width))
+            for done in decoder.feed(latents[(slice(None), *place.slices)], place):
                 for n, pixels in done:
                     out[(slice(None), *wanted[n].slices)] = pixels
         decoder.close()

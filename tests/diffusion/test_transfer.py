@@ -65,7 +65,7 @@ def held():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
-torch.ones(8 * 2**20).add_(1)  # 32 MB: from now on blocks below come from the heap
+torch.ones(7 * 2**20).add_(1)  # 28 MB: from now on what is smaller comes from the heap
 blocks = [torch.ones(2**18) for _ in range(200)]
 low = [torch.ones(2**18) for _ in range(1)]
 del blocks[::2], blocks[::3]  # what is left holds the heap's end up

@@ -52,6 +52,32 @@ def slide(bundle: Any, field: EmbeddingField, palette: Palette) -> Callable[...,
     return build
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_slide_is_computed_in_belongs_to_it(
+    precision: Any, slide: Callable[..., LazyScene], bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = bundle.denoiser, set[Any]()
+    predict, before = model.predict_x0, model.precision
+
+    def noted(*args: Any) -> Any:
+        asked.add(args[4])
+        return predict(*args)
+
+    monkeypatch.setattr(model, "predict_x0", noted)
+    try:
+        model.compute_in(precision)  # as the machine where it is described does
+        described = slide().to_dict()
+        pixels = slide().rendered[:256, :256]
+        model.compute_in("bf16" if precision == "fp32" else "fp32")  # and another one does not
+        again = LazyScene.from_dict(bundle, described)
+        assert again.sampler.precision == described["sampler"]["precision"] == precision
+        assert np.array_equal(again.rendered[:256, :256], pixels)
+        assert asked == {precision}
+        assert slide().digest != again.digest
+    finally:
+        model.compute_in(before)
+
+
 def test_a_mirrored_field_is_the_field_inside_and_its_mirror_image_outside(
     field: EmbeddingField,
 ) -> None:

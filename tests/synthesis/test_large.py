@@ -95,29 +95,40 @@ def test_beyond_the_budget_tiles_come_from_the_top_before_the_work_is_done(
     assert before[-1] < 0.7 * events[0].evaluations
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("below", [False, True])
-def test_a_high_canvas_that_memory_holds_comes_early_too_from_the_edge_that_is_looked_at(
-    below: bool, scene_of: Open, textured: Texture, painter: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_long_canvas_that_memory_holds_comes_early_too_from_the_end_that_is_looked_at(
+    below: bool,
+    wide: bool,
+    scene_of: Open,
+    textured: Texture,
+    painter: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from napari_ssldiff.diffusion import decode as room
 
     monkeypatch.setattr(room, "WINDOW", 64)
     monkeypatch.setattr(room, "OVERLAP", 16)
-    scene = scene_of(textured(2600, 200))
+    scene = scene_of(textured(*((200, 2600) if wide else (2600, 200))))
     request = make_request(scene, Region.from_box(scene.box), painter, Sampler(steps=3))
-    focus = lambda: (2000.0 if below else 600.0, 100.0)  # noqa: E731
+    along = 2000.0 if below else 600.0
+    focus = lambda: (100.0, along) if wide else (along, 100.0)  # noqa: E731
     image, events = run(scene, painter, request, focus=focus)
-    tiles = [e.box.y for e in events if isinstance(e, TileDone)]
+
+    def spans(box: Box) -> tuple[int, int]:
+        return (box.x, box.x1) if wide else (box.y, box.y1)
+
+    tiles = [spans(e.box)[0] for e in events if isinstance(e, TileDone)]
     assert tiles == sorted(tiles, reverse=below)
     first = next(n for n, e in enumerate(events) if isinstance(e, TileDone))
     before = [e.done for e in events[:first] if isinstance(e, Progress)]
     assert before[-1] <= 0.6 * events[0].evaluations
     previews = [e for e in events if isinstance(e, Preview)]
     assert 1 <= len(previews) <= 3
-    heights = [e.box.h for e in previews]
-    assert heights == sorted(heights)
-    assert all(e.pixels.shape[0] * 2 == e.box.h for e in previews)
-    assert {e.box.y1 if below else e.box.y for e in previews} == {2600 if below else 0}
+    lengths = [end - begin for begin, end in (spans(e.box) for e in previews)]
+    assert lengths == sorted(lengths)
+    assert all((2 * e.pixels.shape[0], 2 * e.pixels.shape[1]) == e.box.shape for e in previews)
+    assert {spans(e.box)[below] for e in previews} == {2600 if below else 0}
     monkeypatch.setattr("napari_ssldiff.synthesis.ways.early", lambda *a, **k: None)
     whole, _ = run(scene, painter, request, focus=focus)
     assert np.abs(image.astype(int) - whole).max() <= 1

@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--precision", default="auto", metavar="NAME",
-        help="auto, fp32, bf16 or fp16 (auto: half where the device has it)",
+        help="auto, fp32, bf16 or fp16 (auto: half on CUDA and on CPUs with bf16)",
     )  # fmt: skip
     add(
         "--offload", default="auto", metavar="NAME",

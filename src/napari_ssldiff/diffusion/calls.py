@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 
 from napari_ssldiff.diffusion.blend import blend, cover, scaled
-from napari_ssldiff.diffusion.bundle import Denoiser
+from napari_ssldiff.diffusion.bundle import Denoiser, Precision
 from napari_ssldiff.diffusion.conditioning import Condition, concatenate
 from napari_ssldiff.diffusion.memory import Limit, attempt, in_parts
 from napari_ssldiff.diffusion.transfer import to_device
@@ -92,6 +92,8 @@ class Calls:
         and none if it is there already.
     fixed
         No call is ever made in smaller parts: what does not fit goes to the spare or fails.
+    precision
+        What the network computes in, on the spare too; by default what each is made for.
     """
 
     def __init__(
@@ -102,9 +104,11 @@ class Calls:
         *,
         spare: Callable[[], Denoiser] | None = None,
         fixed: bool = False,
+        precision: Precision | None = None,
     ) -> None:
         self.model, self.check = model, check
         self.counters = counters if counters is not None else Counters()
+        self._precision = precision
         self._spare = spare
         if spare is None and model.device.type != "cpu":
             self._spare = lambda: model.on_cpu
@@ -136,9 +140,10 @@ class Calls:
         def call(part: slice, model: Denoiser) -> torch.Tensor:
             self.check()
             with self._timed("network_seconds"):
-                made = model.predict_x0(x[part], t, level, condition[part])
+                precision = self._precision or model.precision
+                made = model.predict_x0(x[part], t, level, condition[part], precision)
                 fine = _finite(made)
-                if not fine and model.precision != "fp32":
+                if not fine and precision != "fp32":
                     made = model.predict_x0(x[part], t, level, condition[part], "fp32")
                     fine = _finite(made)
                 made = made.to(x.device)

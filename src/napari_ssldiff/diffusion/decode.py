@@ -176,11 +176,12 @@ class Decoder:
         part = latents[(slice(None), *box.shift(-y, -x).slices)]
         made = self._calls.decode(part, clamp=not self._published)
         self.pending.pop(0)
-        done = self.mosaic.add(scaled(box, self._factor), made)
+        finished = self.mosaic.add(scaled(box, self._factor), made)
+        done = [(n, pixels.clamp_(-1, 1)) for n, pixels in finished]
         if self._is_limited:
-            del made
+            del made, finished
             trim()  # a window's work is many times what is left of it
-        return [(n, pixels.clamp_(-1, 1)) for n, pixels in done]
+        return done
 
     def feed(self, strip: torch.Tensor, place: Box) -> Iterator[list[tuple[int, torch.Tensor]]]:
         """Take the canvas's next strip; :meth:`next` of every window that it completes.

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec
+from napari_ssldiff.diffusion.bundle import Denoiser, ModelSpec, Precision
 from napari_ssldiff.diffusion.calls import Calls, NotFiniteError
 from napari_ssldiff.diffusion.canvas import CanvasTask, Counters, guided
 from napari_ssldiff.diffusion.lattice import ByteCache, Key, Lattice
@@ -160,6 +160,8 @@ class LazyCanvas:
     threads
         CPU threads of every call; ``None`` leaves torch's number. Part of what the last digits
         depend on.
+    precision
+        What the network computes in; ``None``: the model's own. Pixels depend on it as well.
     cache_bytes, tile_bytes
         Kept between calls: results of windows, and decoded tiles.
     check, on_batch, counters
@@ -173,6 +175,7 @@ class LazyCanvas:
         preset: Preset,
         *,
         threads: int | None = None,
+        precision: Precision | None = None,
         cache_bytes: int = CACHE,
         tile_bytes: int = CACHE,
         check: Callable[[], None] = lambda: None,
@@ -185,7 +188,7 @@ class LazyCanvas:
         if task.guide is not None:
             raise ValueError("a guide needs the whole canvas at once")
         self.model, self.task, self.preset = model, task, preset
-        self._calls = Calls(model, check, counters, fixed=True)
+        self._calls = Calls(model, check, counters, fixed=True, precision=precision)
         self._threads, self._on_batch = threads, on_batch
         self._shares = self.plan.lattice.shares(preset.weights).to(model.device)
         self._windows: ByteCache[tuple[int, Key], torch.Tensor] = ByteCache(cache_bytes)

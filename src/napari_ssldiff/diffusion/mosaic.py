@@ -95,7 +95,7 @@ class Mosaic:
 
     def _wait(self, n: int, window: Box, place: Box, values: torch.Tensor) -> None:
         kept, size = None, values.nbytes
-        # What comes last is waited for longest: windows come row by row where memory is short.
+        # What comes last is waited for longest: windows come strip by strip where memory is short.
         if self._budget is None or self.held + size <= self._budget:
             kept = attempt(values.clone, torch.device("cpu"))
         if kept is None:

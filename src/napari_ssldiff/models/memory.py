@@ -161,7 +161,8 @@ class MemoryPlan:
         held = needs.stages(_counted(offload, self.device))["network"] - needs.base
         parts = [f"the program {_gb(needs.base)}"] * bool(needs.base)
         parts += [
-            f"weights {_gb(held)} in {self.kept}",
+            f"weights {_gb(held)} in {self.kept}"
+            + (f", computed in {self.precision}" if self.precision != self.kept else ""),
             f"{max(1, self.rows // 2)} windows {_gb(self.rows * needs.row)}",
             f"decoding {_gb(needs.decoding(self.edge))}",
         ]

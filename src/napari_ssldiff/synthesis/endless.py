@@ -47,6 +47,10 @@ _COARSEST = 256
 _PIXEL = TILE.bit_length() - 1
 
 
+def _go_on() -> None:
+    """Nobody wants to stop."""
+
+
 class LazyScene:
     """A virtual slide at the model's resolution.
 
@@ -106,8 +110,7 @@ class LazyScene:
         if cache_bytes is None:
             cache_bytes = bundle.denoiser.limits.canvas // 2
         self.sampler, self.counters = sampler, Counters()
-        self.on_wanted: Callable[[], None] = lambda: None
-        self._stop: Callable[[], None] = _go_on
+        self.on_wanted = self._stop = _go_on
         self.encoder = bundle.encoder.spec
         self._model = {"model": bundle.card.id, "model_hash": bundle.hash}
         self._canvas = LazyCanvas(
@@ -124,6 +127,7 @@ class LazyScene:
             ),
             preset,
             threads=sampler.threads,
+            precision=sampler.precision,
             cache_bytes=cache_bytes,
             tile_bytes=0,
             check=self._check,
@@ -390,10 +394,6 @@ class LazyScene:
 
 class _OutOfViewError(Cancelled):
     """The tile in the making is asked for no more."""
-
-
-def _go_on() -> None:
-    """Nobody wants to stop."""
 
 
 def _tile_box(key: Key) -> Box:

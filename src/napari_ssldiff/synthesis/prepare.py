@@ -287,20 +287,22 @@ def resolve(sampler: Sampler, bundle: ModelBundle) -> Sampler:
             )
     if sampler.guidance is not None:
         guidance = sampler.guidance
-    batch = threads = None
+    batch = threads = precision = None
     if preset.phases is not None:
         rows = bundle.denoiser.limits.rows
         room = LAZY_BATCH if rows is None else max(1, min(LAZY_BATCH, rows // 2))
         batch, threads = sampler.batch or room, sampler.threads or LAZY_THREADS
-    elif sampler.batch is not None or sampler.threads is not None:
+        precision = sampler.precision or bundle.denoiser.precision
+    elif (sampler.batch, sampler.threads, sampler.precision) != (None, None, None):
         raise InputError(
-            f"batch and threads belong to the preset lazy; preset {sampler.preset} chooses the "
-            "batch by device and memory: leave them out"
+            "batch, threads and precision belong to the preset lazy; with preset "
+            f"{sampler.preset} they follow from device and memory: leave them out"
         )
     return replace(
         sampler,
         batch=batch,
         threads=threads,
+        precision=precision,
         steps=sampler.steps or steps,
         guidance=bundle.card.guidance if guidance is None else guidance,
         guidance_interval=sampler.guidance_interval or preset.guidance_interval or EVERYWHERE,

@@ -23,8 +23,9 @@ from napari_ssldiff.synthesis.tiles import to_uint8
 
 Message = TypeVar("Message")
 
-#: Messages that may wait for the consumer: as finished tiles some 30 MB.
-WAITING = 128
+#: Messages that may wait for the consumer, who is given them after a cancel too; as finished tiles
+#: 8 MB.
+WAITING = 32
 #: Seconds between two looks at whether a work that waits for its consumer shall stop.
 _LOOK = 0.05
 

@@ -141,6 +141,7 @@ class Run:
                 self.task,
                 self.preset,
                 threads=self.request.sampler.threads,
+                precision=self.request.sampler.precision,
                 cache_bytes=self.budget // 2,
                 tile_bytes=self.budget // 2,
                 check=stopping,

@@ -32,9 +32,15 @@ from napari_ssldiff.diffusion.conditioning import Condition
 from napari_ssldiff.diffusion.decode import Decoder
 from napari_ssldiff.diffusion.lazy import LazyCanvas
 from napari_ssldiff.diffusion.presets import PRESETS
+from napari_ssldiff.embeddings.field import EmbeddingField
 from napari_ssldiff.errors import Cancelled
 from napari_ssldiff.evaluation.instrument import PeakMemory
-from napari_ssldiff.geometry import Box
+from napari_ssldiff.geometry import Box, Region
+from napari_ssldiff.models import load_bundle
+from napari_ssldiff.scenes import PixelSize
+from napari_ssldiff.scenes.blank import blank_scene
+from napari_ssldiff.synthesis import Sampler, make_request, synthesize
+from napari_ssldiff.synthesis.cancel import CancelToken
 
 SCHEDULE = {
     "beta_schedule": "scaled_linear",
@@ -211,7 +217,68 @@ def promptness() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def apart(name: str, *arguments: int) -> dict[str, Any]:
+def cancelling(preset: str, height: int, width: int) -> dict[str, Any]:
+    """From a click on Cancel to the end of ``synthesize``, with a demo model, by its stages.
+
+    Beside the longest call of the network and of the decoder that were seen: what is running is
+    waited for.
+    """
+    bundle = load_bundle("demo-histology", "cpu")
+    calls: dict[str, list[float]] = {"network": [0.0], "decoder": [0.0]}
+
+    def timed(call: Any, name: str) -> Any:
+        def inside(*args: Any, **options: Any) -> Any:
+            begin = time.perf_counter()
+            made = call(*args, **options)
+            calls[name].append(time.perf_counter() - begin)
+            return made
+
+        return inside
+
+    model = bundle.denoiser
+    model.predict_x0 = timed(model.predict_x0, "network")  # type: ignore[method-assign]
+    model.autoencoder.decode = timed(model.autoencoder.decode, "decoder")  # type: ignore[method-assign]
+    scene = blank_scene((height, width), PixelSize(0.5, 0.5, "micrometer"), "blank")
+    shape = (height // bundle.spec.cell, width // bundle.spec.cell)
+    vectors = np.random.default_rng(0).normal(size=(*shape, bundle.spec.token_width))
+    edges = (float(bundle.spec.cell),) * 2
+    encoder = bundle.encoder.spec
+    field = EmbeddingField(
+        vectors.astype(np.float32), (0.0, 0.0), edges, encoder.id, encoder.resolution, encoder.unit
+    )
+    late: dict[str, list[float]] = {"denoising": [], "decoding": []}
+    for n in range(10):
+        stage = "decoding" if n % 2 and (preset, width) == ("bulk", height) else "denoising"
+        # Decoding is at the end of what is sampled whole: one step brings it near.
+        steps = 1 if stage == "decoding" else None
+        request = make_request(
+            scene, Region.from_box(scene.box), bundle, Sampler(preset, steps=steps, seed=n),
+            field=field, grid="model",
+        )  # fmt: skip
+        cancel, at = CancelToken(), [0.0]
+
+        def wish(cancel: CancelToken = cancel, at: list[float] = at) -> None:
+            at[0] = time.perf_counter()
+            cancel.cancel()
+
+        timer = None
+        try:
+            for event in synthesize(request, bundle=bundle, scene=scene, cancel=cancel):
+                if timer is None and getattr(event, "stage", "") == stage:
+                    timer = threading.Timer(0.1 + 0.07 * n, wish)
+                    timer.start()
+        except Cancelled:
+            late[stage].append(time.perf_counter() - at[0])
+        if timer is not None:
+            timer.join()
+    return {
+        "preset": preset, "size": [height, width],
+        "late_s": {k: [round(t, 3) for t in v] for k, v in late.items()},
+        "longest_call_s": {k: round(max(v), 3) for k, v in calls.items()},
+    }  # fmt: skip
+
+
+def apart(name: str, *arguments: int | str) -> dict[str, Any]:
     """A measurement in a process of its own."""
     command = [sys.executable, __file__, "--part", name, *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -229,7 +296,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.part:
         name, *numbers = options.part
-        print(json.dumps(globals()[name](*map(int, numbers))))
+        arguments = (int(a) if a.isdigit() else a for a in numbers)
+        print(json.dumps(globals()[name](*arguments)))
         return
     result = {
         **provenance(),
@@ -244,6 +312,14 @@ def main() -> None:
         "overhead": [apart("overhead", size) for size in (1024, 2048)],
         "distance": apart("distance"),
         "promptness": apart("promptness"),
+        "cancelling": [
+            apart("cancelling", preset, height, width)
+            for preset, height, width in (
+                ("bulk", 1024, 1024),
+                ("bulk", 1024, 4096),
+                ("lazy", 512, 512),
+            )
+        ],
     }
     print(json.dumps(result, indent=2))
     if options.json:

@@ -159,6 +159,21 @@ def limits_part(found: dict[str, Any]) -> list[str]:
             f"{prompt['largest_s'] * 1000:.0f} ms",
         ),
     ]
+    for row in found.get("cancelling", ()):
+        height, width = row["size"]
+        longest = row["longest_call_s"]
+        stages = {"denoising": "network", "decoding": "decoder"}
+        for stage, part in stages.items():
+            late = row["late_s"][stage]
+            if late:
+                rows.append(
+                    (
+                        f"`{row['preset']}`, {width:,} × {height:,} px of demo-histology, cancelled "
+                        f"while {stage}: until `synthesize` has ended",
+                        f"longest of {len(late)} {max(late):.2f} s; longest call of the {part} "
+                        f"{longest[part]:.2f} s",
+                    )
+                )
     return [
         "## The engine alone",
         "",

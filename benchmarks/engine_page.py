@@ -168,7 +168,7 @@ def limits_part(found: dict[str, Any]) -> list[str]:
             if late:
                 rows.append(
                     (
-                        f"`{row['preset']}`, {width:,} × {height:,} px of demo-histology, cancelled "
+                        f"`{row['preset']}`, {width:,} × {height:,} px of a demo model, cancelled "
                         f"while {stage}: until `synthesize` has ended",
                         f"longest of {len(late)} {max(late):.2f} s; longest call of the {part} "
                         f"{longest[part]:.2f} s",

@@ -39,7 +39,7 @@ from napari_ssldiff.geometry import Box, Region
 from napari_ssldiff.models import load_bundle
 from napari_ssldiff.scenes import PixelSize
 from napari_ssldiff.scenes.blank import blank_scene
-from napari_ssldiff.synthesis import Sampler, make_request, synthesize
+from napari_ssldiff.synthesis import Progress, Sampler, TileDone, make_request, synthesize
 from napari_ssldiff.synthesis.cancel import CancelToken
 
 SCHEDULE = {
@@ -249,7 +249,7 @@ def cancelling(preset: str, height: int, width: int) -> dict[str, Any]:
     late: dict[str, list[float]] = {"denoising": [], "decoding": []}
     for n in range(10):
         stage = "decoding" if n % 2 and (preset, width) == ("bulk", height) else "denoising"
-        # Decoding is at the end of what is sampled whole: one step brings it near.
+        # Decoding comes behind the steps: one brings it near.
         steps = 1 if stage == "decoding" else None
         request = make_request(
             scene, Region.from_box(scene.box), bundle, Sampler(preset, steps=steps, seed=n),
@@ -264,7 +264,8 @@ def cancelling(preset: str, height: int, width: int) -> dict[str, Any]:
         timer = None
         try:
             for event in synthesize(request, bundle=bundle, scene=scene, cancel=cancel):
-                if timer is None and getattr(event, "stage", "") == stage:
+                begun = isinstance(event, TileDone if stage == "decoding" else Progress)
+                if timer is None and begun:
                     timer = threading.Timer(0.1 + 0.07 * n, wish)
                     timer.start()
         except Cancelled:

@@ -99,20 +99,25 @@ def bench_table(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def sheet(folder: Path, sizes: dict[str, int]) -> Image.Image | None:
-    """The middle of the picture of every preset or baseline, side by side; ``sizes`` by name."""
-    paths = {f"{name}, {size} px": folder / f"{name}-{size}.png" for name, size in sizes.items()}
-    paths = {name: path for name, path in paths.items() if path.exists()}
-    if not paths:
+def sheet(folder: Path, rows: list[dict[str, Any]]) -> Image.Image | None:
+    """The middle of the picture of every row of a bench, a line for every size of canvas."""
+    lines: dict[int, dict[str, Path]] = {}
+    for row in sorted(rows, key=lambda row: -row["size"]):
+        name, size = row["preset"], row["size"]
+        if (folder / f"{name}-{size}.png").exists():
+            lines.setdefault(size, {})[f"{name}, {size} px"] = folder / f"{name}-{size}.png"
+    if not lines:
         return None
-    out = Image.new("RGB", (len(paths) * (CROP + 6) - 6, CROP + 22), "white")
+    wide, high = max(map(len, lines.values())), CROP + 22
+    out = Image.new("RGB", (wide * (CROP + 6) - 6, len(lines) * high), "white")
     draw = ImageDraw.Draw(out)
-    for n, (name, path) in enumerate(paths.items()):
-        with Image.open(path) as picture:
-            at = ((picture.width - CROP) // 2, (picture.height - CROP) // 2)
-            crop = picture.crop((*at, at[0] + CROP, at[1] + CROP))
-        draw.text((n * (CROP + 6) + 4, 4), name, fill="black")
-        out.paste(crop, (n * (CROP + 6), 22))
+    for y, line_ in enumerate(lines.values()):
+        for x, (name, path) in enumerate(line_.items()):
+            with Image.open(path) as picture:
+                at = ((picture.width - CROP) // 2, (picture.height - CROP) // 2)
+                crop = picture.crop((*at, at[0] + CROP, at[1] + CROP))
+            draw.text((x * (CROP + 6) + 4, y * high + 4), name, fill="black")
+            out.paste(crop, (x * (CROP + 6), y * high + 22))
     return out
 
 
@@ -254,9 +259,7 @@ def main() -> None:
             lines += [*bench_table(report), ""]
         if options.pictures is not None:
             rows = [row for report in reports for row in report["rows"]]
-            # The largest of each: what is in their middle is the same place.
-            sizes = {row["preset"]: row["size"] for row in sorted(rows, key=lambda r: r["size"])}
-            picture = sheet(options.pictures / model, sizes)
+            picture = sheet(options.pictures / model, rows)
             if picture is not None:
                 picture.save(IMAGES / f"bench-{model}.jpg", quality=88)
         if (IMAGES / f"bench-{model}.jpg").exists():

@@ -129,6 +129,24 @@ def test_the_preview_lies_over_its_region_and_only_there(
     assert alpha[17, 2] == 0
 
 
+def test_a_preview_that_grows_stays_one_layer(
+    overlay: OverlayController, viewer: ViewerModel
+) -> None:
+    """A new layer takes half a second to be laid into a window."""
+    region, first = Region.from_box(Box(100, 200, 256, 2048)), None
+    for width in (64, 640, 2048):
+        box = Box(100, 200, 256, width)
+        overlay.preview(box, np.full((64, width // 4, 3), 77, np.uint8), region)
+        layer = viewer.layers["a.tif · preview"]
+        first = first or layer
+        assert layer is first
+        assert layer.data.shape == (64, width // 4, 4)
+        source = viewer.layers[0]
+        high = source.world_to_data(layer.data_to_world((63.5, width / 4 - 0.5)))
+        np.testing.assert_allclose(high, (box.y1 - 0.5, box.x1 - 0.5))
+        assert viewer.layers.extent.world.shape == (2, 2)
+
+
 def test_the_preview_is_reused_moved_and_gone_when_the_job_has_ended(
     overlay: OverlayController, viewer: ViewerModel
 ) -> None:

@@ -213,11 +213,10 @@ class OverlayController:
         rgba = np.dstack([pixels, np.where(inside, 255, 0).astype(np.uint8)])
         place = place_at(self.source, (box.y, box.x), factors)
         if self._preview is not None and self._preview in self.viewer.layers:
-            if self._preview.data.shape == rgba.shape:
-                self._preview.data = rgba
-                self._preview.scale, self._preview.translate = place["scale"], place["translate"]
-                return
-            self._drop_preview()
+            # A canvas in bands has previews that grow: a new layer for each would stop the window.
+            self._preview.data = rgba
+            self._preview.scale, self._preview.translate = place["scale"], place["translate"]
+            return
         self._preview = Image(
             rgba,
             rgb=True,

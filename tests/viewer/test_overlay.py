@@ -137,6 +137,7 @@ def test_a_preview_that_grows_stays_one_layer(
     for width in (64, 640, 2048):
         box = Box(100, 200, 256, width)
         overlay.preview(box, np.full((64, width // 4, 3), 77, np.uint8), region)
+        overlay.flush()
         layer = viewer.layers["a.tif · preview"]
         first = first or layer
         assert layer is first

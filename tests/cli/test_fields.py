@@ -14,8 +14,8 @@ from PIL import Image
 
 from napari_ssldiff import models
 from napari_ssldiff.cli import main
-from napari_ssldiff.diffusion.precisions import native_bf16
 from napari_ssldiff.cli.fields import card_for
+from napari_ssldiff.diffusion.precisions import native_bf16
 from napari_ssldiff.embeddings import EmbeddingField, edit
 from napari_ssldiff.embeddings.field import history_of
 from napari_ssldiff.errors import InputError

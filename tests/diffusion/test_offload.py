@@ -156,8 +156,9 @@ def test_a_network_in_blocks_answers_alike_and_holds_no_weights(network: nn.Modu
 def test_the_cpu_has_nobody_to_take_turns_with(bundle: Any, network: nn.Module) -> None:
     own = bundle.denoiser
     model = Denoiser(
-        own.spec, own.autoencoder, network, own.projection, CPU, limits=Limits(offload="blocks")
-    )
+        own.spec, own.autoencoder, network, own.projection, CPU, precision=own.precision,
+        limits=Limits(offload="blocks"),
+    )  # fmt: skip
     assert model.at_work(model.network) is network
     x, condition = torch.randn(2, 4, 8, 8), model.null_condition(2)
     with torch.inference_mode():

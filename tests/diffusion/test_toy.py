@@ -46,7 +46,12 @@ class Optimal(Denoiser):
         self.values, self.vectors = np.linalg.eigh(covariance(window, sd))
 
     def predict_x0(
-        self, x: torch.Tensor, t: int, level: tuple[float, float], condition: Condition
+        self,
+        x: torch.Tensor,
+        t: int,
+        level: tuple[float, float],
+        condition: Condition,
+        precision: str | None = None,
     ) -> torch.Tensor:
         alpha, sigma = level
         gain = alpha * self.values / (alpha**2 * self.values + sigma**2)

@@ -133,6 +133,7 @@ def region_times(model: str) -> list[tuple[str, float, float]]:
     for path in sorted(METRICS.parent.glob("region-time*.json")):
         found = json.loads(path.read_text())
         where = f"{found['threads']} threads, {found['machine']['processor']}, {found['date'][:10]}"
+        where += f", {found['precision']}" if "precision" in found else ""
         for name, preset, limit in (("default", "bulk", 6.0), ("draft", "draft", 1.0)):
             own = found["models"][model][preset]
             seconds, n = own["median_s"], len(own["all_s"])

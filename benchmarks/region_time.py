@@ -35,6 +35,7 @@ def main() -> None:
     result = {**provenance(), "threads": torch.get_num_threads(), "models": {}}
     for model in MODELS:
         bundle = load_bundle(model, "cpu")
+        result["precision"] = bundle.denoiser.precision
         spec, found = bundle.encoder.spec, {}
         scene = blank_scene((256, 256), PixelSize(spec.resolution, spec.resolution, spec.unit))
         for preset in ("bulk", "draft"):

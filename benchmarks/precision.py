@@ -16,19 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from first_light import psnr
 from machine import provenance
-from numpy.typing import NDArray
 
 from napari_ssldiff.diffusion.precisions import native_bf16
 from napari_ssldiff.evaluation.bench_scene import canvas_of, read_ground, request_for
 from napari_ssldiff.models import load_bundle
 from napari_ssldiff.models.memory import MemoryOptions
 from napari_ssldiff.synthesis import Finished, Sampler, TileDone, synthesize
-
-
-def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Of 8-bit pixels."""
-    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)))
 
 
 def compare(model: str, preset: str, rounds: int, size: int = 512) -> dict[str, Any]:

@@ -132,8 +132,8 @@ class Decoder:
         counters: Counters | None = None,
     ) -> None:
         windows = decode_windows(shape, preset, model.spec, model.limits.decode)
-        #: Windows still to be decoded, in latents.
         self._facing = Facing(edge, shape)
+        #: Windows still to be decoded, in latents.
         self.pending = [self._facing.real(w) for w in self._facing.rows(windows)]
         self._focus = focus
         self._at: tuple[float, float] | None = None

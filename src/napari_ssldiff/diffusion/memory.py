@@ -16,7 +16,6 @@ _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
 # CUDA's own error is torch.cuda.OutOfMemoryError in every torch that we allow. The CPU and Apple
 # allocators, cuDNN and cuBLAS (which allocate beside torch) say it in a plain RuntimeError.
 _WORDS = (

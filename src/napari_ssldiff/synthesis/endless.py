@@ -47,8 +47,8 @@ _COARSEST = 256
 _PIXEL = TILE.bit_length() - 1
 
 
-def _go_on() -> None:
-    """Nobody wants to stop."""
+def _nothing() -> None:
+    """Nobody listens, or wants to stop."""
 
 
 class LazyScene:
@@ -110,7 +110,7 @@ class LazyScene:
         if cache_bytes is None:
             cache_bytes = bundle.denoiser.limits.canvas // 2
         self.sampler, self.counters = sampler, Counters()
-        self.on_wanted = self._stop = _go_on
+        self.on_wanted = self._stop = _nothing
         self.encoder = bundle.encoder.spec
         self._model = {"model": bundle.card.id, "model_hash": bundle.hash}
         self._canvas = LazyCanvas(
@@ -349,7 +349,7 @@ class LazyScene:
         try:
             made = self._canvas.tile(*key)
         finally:
-            self._stop = _go_on
+            self._stop = _nothing
         levels, mean = tile_levels(made)
         with self._changed:
             for level, pixels in enumerate(levels):
@@ -384,7 +384,7 @@ class LazyScene:
         for key in tiles_of(box):
             place = _tile_box(key)
             both = place.intersect(box)
-            made = self._made(key, _go_on)[both.shift(-place.y, -place.x).slices]
+            made = self._made(key, _nothing)[both.shift(-place.y, -place.x).slices]
             out[both.shift(-box.y, -box.x).slices] = made[..., :3]
         return out
 

@@ -387,7 +387,7 @@ def test_a_slide_that_is_gone_when_its_cells_are_to_be_shown_is_told_of(
     monkeypatch.setattr(OpenedField, "picture", picture)
     editor.point(2, 4)
     post.until(PicturesRead, bench.handle)
-    assert (len(read[0].pictures), read[0].problem) == (2, "slide.svs: no such file")
+    assert (len(read[0].pictures), read[0].problem) == (2, "OSError: slide.svs: no such file")
 
 
 def test_a_kind_that_is_picked_shows_real_cells_of_its_own(

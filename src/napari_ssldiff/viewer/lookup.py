@@ -16,6 +16,7 @@ from napari_ssldiff.errors import Cancelled, SSLDiffError
 from napari_ssldiff.viewer.field_job import PICTURE, OpenedField
 from napari_ssldiff.viewer.messages import Message, NearFound, PicturesRead
 from napari_ssldiff.viewer.pointing import NEIGHBOURS, Pointed
+from napari_ssldiff.viewer.told import line_of
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ def pictures_here(opened: OpenedField, pointed: Pointed) -> Question:
         except Cancelled:
             raise
         except Exception as error:  # a slide may be gone by now
-            yield PicturesRead(0, pointed, tuple(made), _said(error, opened.scene.path))
+            _log(error, opened.scene.path)
+            yield PicturesRead(0, pointed, tuple(made), line_of(error))
         else:
             yield PicturesRead(0, pointed, tuple(made))
 
@@ -150,14 +152,13 @@ def cells_elsewhere(
         except Cancelled:
             raise
         except Exception as error:  # an index is a stranger's file
-            found = Elsewhere(row, column, problem=_said(error, str(index.folder)))
+            _log(error, str(index.folder))
+            found = Elsewhere(row, column, problem=line_of(error))
         yield NearFound(0, found)
 
     return answer
 
 
-def _said(error: Exception, of: str) -> str:
-    """An error in one line for the user."""
+def _log(error: Exception, asked: str) -> None:
     if not isinstance(error, SSLDiffError):
-        logger.error("asking %s failed", of, exc_info=error)
-    return " ".join(str(error).split())[:200]
+        logger.error("asking %s failed", asked, exc_info=error)

@@ -38,6 +38,21 @@ def told(
     return run
 
 
+def line_of(error: Exception) -> str:
+    """An error in one line for the user."""
+    if isinstance(error, SSLDiffError):
+        return str(error)
+    if out_of_memory(error):
+        return "the device ran out of memory: draw a smaller region or choose another device"
+    said = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {said}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so; told without torch, which the window does not load."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
 #: Regions larger than this are asked about: they take minutes to hours and gigabytes.
 LARGE = 64_000_000
 

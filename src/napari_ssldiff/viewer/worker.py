@@ -25,6 +25,7 @@ from napari_ssldiff.viewer.messages import (
     JobStarted,
     Message,
 )
+from napari_ssldiff.viewer.told import line_of, out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -286,7 +287,7 @@ class Worker:
         except Exception as error:
             if not isinstance(error, SSLDiffError):
                 logger.exception("chore %s failed", chore.id)
-            failure = ChoreFailed(chore.id, _line_of(error))
+            failure = ChoreFailed(chore.id, line_of(error))
         with self._condition:
             self._serving = None
             if failure is not None:
@@ -310,9 +311,9 @@ class Worker:
             if control.cancelled:
                 return JobCancelled(job.id, "")
             logger.exception("job %s failed", job.id)
-            if _out_of_memory(error):
+            if out_of_memory(error):
                 self._engine.drop()
-            return JobFailed(job.id, _line_of(error))
+            return JobFailed(job.id, line_of(error))
 
 
 def _nowhere(message: Message) -> None:
@@ -332,17 +333,3 @@ def _window_first() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
-
-
-def _line_of(error: Exception) -> str:
-    """An error in one line for the user."""
-    if isinstance(error, SSLDiffError):
-        return str(error)
-    if _out_of_memory(error):
-        return "the device ran out of memory: draw a smaller region or choose another device"
-    said = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {said}"
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()

@@ -184,6 +184,30 @@ def test_jitter_of_no_amount_changes_nothing() -> None:
     assert not torch.allclose(augment.jitter_stain(images, 0.3, rng), images, atol=1e-2)
 
 
+def test_denser_sections_are_darker_and_what_is_white_stays_white() -> None:
+    rng = np.random.default_rng(0)
+    image = torch.tensor([1.0, 0.6, 0.2])[:, None, None].expand(1, 3, 4, 4)
+    made = torch.cat([augment.jitter_density(image, 0.4, rng) for _ in range(400)])
+    density = torch.log(made[:, :, 0, 0]) / torch.log(torch.tensor([1.0, 0.6, 0.2]))
+    assert float(made[:, 0].min()) == 1
+    # One factor for all stains, and both ways alike.
+    torch.testing.assert_close(density[:, 1], density[:, 2], atol=1e-4, rtol=0)
+    assert math.exp(-0.4) <= float(density[:, 1].min()) < 0.7
+    assert 1.4 < float(density[:, 1].max()) <= math.exp(0.4)
+    assert abs(float(density[:, 1].log().mean())) < 0.04
+    torch.testing.assert_close(augment.jitter_density(image, 0.0, rng), image, atol=1e-5, rtol=0)
+
+
+def test_a_shrunk_image_is_smaller_and_its_stripes_do_not_alias() -> None:
+    y, _ = torch.meshgrid(torch.arange(200.0), torch.arange(120.0), indexing="ij")
+    stripes = 0.5 + 0.4 * torch.cos(2 * math.pi * 0.5 * y)  # too fine for 3/4 of the size
+    made = augment.shrink(stripes[None, None], 0.75)
+    assert made.shape == (1, 1, 150, 90)
+    assert float(made[..., 10:-10, :].std()) < 0.35 * float(stripes.std())
+    slow = 0.5 + 0.4 * torch.cos(2 * math.pi * 0.05 * y)
+    assert float(augment.shrink(slow[None, None], 0.75).std()) > 0.95 * float(slow.std())
+
+
 def test_views_of_a_crop_differ_and_stay_in_range() -> None:
     crops = torch.randint(0, 255, (3, 3, 48, 48), dtype=torch.uint8)
     rng = np.random.default_rng(0)

@@ -314,6 +314,24 @@ def test_whatever_the_network_predicts_truth_has_no_loss_and_is_what_is_sampled(
     torch.testing.assert_close(made, torch.full((2, *shape), 0.7), atol=0.05, rtol=0)
 
 
+def test_a_batch_has_equal_parts_of_its_domains_or_those_that_are_asked_for(
+    samples: list[diffusion.Sample],
+) -> None:
+    windows = diffusion.Windows(samples, DIFFUSION, 8)
+    domains = {"a": windows, "b": windows}
+
+    def parts(count: int, shares: dict[str, float] | None) -> list[int]:
+        rng = np.random.default_rng(0)
+        batch = diffusion.draw_batch(domains, count, 0.0, rng, shares)
+        assert len(batch.latents) == sum(map(len, batch.tokens.values()))
+        return [len(tokens) for tokens in batch.tokens.values()]
+
+    assert parts(16, None) == [8, 8]
+    assert parts(16, {"a": 3, "b": 1}) == [12, 4]
+    assert parts(16, {"a": 0.75, "b": 0.25}) == [12, 4]
+    assert parts(16, {"a": 1000, "b": 1}) == [15, 1]  # none is forgotten
+
+
 def test_windows_are_cut_where_their_tokens_are_sampled() -> None:
     rng = np.random.default_rng(3)
     made = []

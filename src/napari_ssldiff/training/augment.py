@@ -38,6 +38,15 @@ def jitter_stain(images: torch.Tensor, amount: float, rng: np.random.Generator) 
     return torch.exp(-torch.einsum("nchw,nck->nkhw", density, mix).clamp_min(0))
 
 
+def jitter_density(images: torch.Tensor, amount: float, rng: np.random.Generator) -> torch.Tensor:
+    """All optical densities of ``(n, 3, h, w)`` in [0, 1] times one factor per image, between
+    ``exp(-amount)`` and ``exp(amount)``: sections are cut to another thickness, and stained for
+    longer, from one laboratory to the next.
+    """
+    factor = torch.exp(uniform(rng, len(images), -amount, amount))[:, None, None, None]
+    return images.clamp(1 / 255, 1) ** factor.to(images.device)
+
+
 def jitter_light(images: torch.Tensor, amount: float, rng: np.random.Generator) -> torch.Tensor:
     """Brightness, contrast, gamma and white balance of ``(n, 3, h, w)`` in [0, 1]."""
     n = len(images)
@@ -88,6 +97,12 @@ def turn(images: torch.Tensor, degrees: float) -> torch.Tensor:
     grid = torch.stack([(cos * x - sin * y) * 2 / width, (sin * x + cos * y) * 2 / height], -1)
     grid = grid.expand(len(images), -1, -1, -1)
     return F.grid_sample(images, grid, "bicubic", "border", align_corners=False)
+
+
+def shrink(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """``(n, c, h, w)`` at ``factor`` ≤ 1 of their size, without aliasing: finer structure."""
+    size = [max(1, round(edge * factor)) for edge in images.shape[-2:]]
+    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
 
 
 def view(

@@ -46,7 +46,9 @@ _DOMAIN = {
     "card": dict,
     "pixels": [_ENTRY],
     "encoder": [_ENTRY],
-    "augment": {"stain?": _NUMBER, "light?": _NUMBER, "season?": _NUMBER, "turn?": _NUMBER},
+    "augment": {
+        f"{name}?": _NUMBER for name in ("stain", "light", "season", "density", "shrink", "turn")
+    },
     "hardware?": str,
 }
 _SCHEDULE = {
@@ -106,6 +108,7 @@ _CONFIG: dict[str, Any] = {
         "network": dict,
         "batch": int,
         "versions": (int, dict),
+        "shares?": dict,
         "schedule": _SCHEDULE,
     },
     "text?": {
@@ -281,11 +284,15 @@ def _misfits(config: Mapping[str, Any]) -> list[str]:
     for section in ("encoder", "encoder-eval"):
         if "name" not in config[section]["network"]:
             found.append(f"{section}.network.name is missing")
-    versions = diffusion["versions"]
-    if isinstance(versions, dict):
-        found += [
-            f"diffusion.versions.{d} is missing" for d in config["domains"] if d not in versions
-        ]
+    for key in ("versions", "shares"):
+        stated = diffusion.get(key)
+        if isinstance(stated, dict):
+            found += [
+                f"diffusion.{key}.{d} is missing" for d in config["domains"] if d not in stated
+            ]
+    for name, share in diffusion.get("shares", {}).items():
+        if not isinstance(share, int | float) or share <= 0:
+            found.append(f"diffusion.shares.{name} is a number above 0, got {share!r}")
     if isinstance(validation, int | float) and not 0 < validation < 1:
         found.append(f"validation is a fold's name or a share between 0 and 1, got {validation}")
     for name, domain in config["domains"].items():

@@ -286,12 +286,12 @@ def train(
     model = model.to(memory_format=torch.channels_last)
     trainer = Trainer(model, directory, schedule, seed, runtime or Runtime())
     task, favour = Task(config, trainer.device), config.get("timesteps")
-    drop, count = float(config["unconditional"]), int(config["batch"])
+    drop, count, shares = float(config["unconditional"]), int(config["batch"]), config.get("shares")
     seen = {name: Windows(part, config, factor) for name, part in domains.items()}
     apart = {name: Windows(part, config, factor) for name, part in (validation or {}).items()}
 
     def batch(step: int) -> Batch:
-        return draw_batch(seen, count, drop, np.random.default_rng([seed, step]))
+        return draw_batch(seen, count, drop, np.random.default_rng([seed, step]), shares)
 
     def held_out(module: Any, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         return denoising_terms(module, trainer, draw_batch(apart, count, 0.0, rng), task)

@@ -101,7 +101,8 @@ def _terms(
     sets, aug = groups[step % len(groups)]
     size = int(config["input"])
     crops = draw_crops(sets, size * 3 // 2, int(config["batch"]), rng).to(trainer.device)
-    changes = {k: v for k, v in aug.items() if k != "turn"}  # views turn anyway
+    # Views turn and zoom anyway, and how dense a section is shall be told.
+    changes = {k: v for k, v in aug.items() if k not in ("turn", "shrink", "density")}
     views = [normalise_input(view(crops, size, rng, **config["view"], **changes)) for _ in range(2)]
     images = torch.cat(views).contiguous(memory_format=torch.channels_last)
     with trainer.autocast():

@@ -14,7 +14,14 @@ from torch import nn
 
 from napari_ssldiff.diffusion.autoencoder import Autoencoder
 from napari_ssldiff.embeddings.field import EmbeddingField, slerp
-from napari_ssldiff.training.augment import jitter_light, jitter_stain, symmetry, turn
+from napari_ssldiff.training.augment import (
+    jitter_density,
+    jitter_light,
+    jitter_stain,
+    shrink,
+    symmetry,
+    turn,
+)
 from napari_ssldiff.training.data import ImageSet
 from napari_ssldiff.training.encoder import normalise_input
 from napari_ssldiff.training.runtime import Runtime
@@ -53,10 +60,10 @@ def prepare(
 ) -> Iterator[Sample]:
     """Encode every image in ``versions`` augmented forms, times the weight of its set.
 
-    Each form gets its own symmetry, stain, light and cell phase, so that the network meets
-    conditions at every offset between windows and cells; from the ninth on it is turned by up to
-    ``turn`` degrees besides, where the augmentation has that. The networks work on the runtime's
-    device and are on the CPU afterwards.
+    Each form gets its own symmetry, stain, density, light and cell phase, so that the network
+    meets conditions at every offset between windows and cells; from the ninth on it is shrunk by
+    up to ``shrink`` and turned by up to ``turn`` degrees besides, where the augmentation has that.
+    The networks work on the runtime's device, in its precision, and are on the CPU afterwards.
     """
     hardware = (runtime or Runtime()).resolve()
     encoder, autoencoder = encoder.to(hardware.device), autoencoder.to(hardware.device)
@@ -68,23 +75,37 @@ def prepare(
                 for version in range(count):
                     x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
                     x = symmetry(x.to(hardware.device), version % 8).float() / 255
-                    if augmentation.get("turn") and version >= 8:
-                        x = turn(x, rng.uniform(-augmentation["turn"], augmentation["turn"]))
+                    if version >= 8:
+                        x = _bend(x, augmentation, int(config["window"]), rng)
                     x, phase = _vary(x, augmentation, cell, rng)
+                    with hardware.autocast():
+                        vectors = embed_cells(encoder, x[0, :, phase[0] :, phase[1] :], cell)
+                        z = autoencoder.encode(x * 2 - 1)
                     field = EmbeddingField(
-                        embed_cells(encoder, x[0, :, phase[0] :, phase[1] :], cell),
+                        vectors,
                         origin=phase,
                         cell=(cell, cell),
                         encoder="training",
                         resolution=1.0,
                         unit="pixel",
                     )
-                    with hardware.autocast():
-                        z = autoencoder.encode(x * 2 - 1)
                     yield Sample(z[0].half().cpu(), field)
     finally:
         encoder.cpu()
         autoencoder.cpu()
+
+
+def _bend(
+    image: torch.Tensor, augmentation: Mapping[str, float], window: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """Smaller, but not below a window, and at another angle."""
+    x = image
+    if augmentation.get("shrink"):
+        least = min(1.0, (2 * window) / min(x.shape[-2:]))  # half of it may be lost to turning
+        x = shrink(x, max(least, 1 - rng.uniform(0, augmentation["shrink"])))
+    if augmentation.get("turn"):
+        x = turn(x, rng.uniform(-augmentation["turn"], augmentation["turn"]))
+    return x
 
 
 def _vary(
@@ -94,6 +115,8 @@ def _vary(
     x = images
     if augmentation.get("stain"):
         x = jitter_stain(x, augmentation["stain"], rng)
+    if augmentation.get("density"):
+        x = jitter_density(x, augmentation["density"], rng)
     if augmentation.get("light"):
         x = jitter_light(x, augmentation["light"], rng)
     x = x.clamp(0, 1)[..., : x.shape[-2] // 8 * 8, : x.shape[-1] // 8 * 8]
@@ -211,11 +234,24 @@ class Batch:
 
 
 def draw_batch(
-    domains: Mapping[str, Windows], count: int, drop: float, rng: np.random.Generator
+    domains: Mapping[str, Windows],
+    count: int,
+    drop: float,
+    rng: np.random.Generator,
+    shares: Mapping[str, float] | None = None,
 ) -> Batch:
-    """About ``count`` windows in equal parts; conditions go with probability ``drop``."""
-    latents, tokens, share = [], {}, max(1, count // len(domains))
+    """About ``count`` windows; conditions go with probability ``drop``.
+
+    Parameters
+    ----------
+    shares
+        How many of them are of a domain, in any unit; ``None``: equal parts. Each gets at least
+        one.
+    """
+    weights = {name: 1.0 if shares is None else float(shares[name]) for name in domains}
+    latents, tokens, total = [], {}, sum(weights.values())
     for name, windows in domains.items():
+        share = max(1, int(count * weights[name] / total))
         z, k = windows.draw(share, rng)
         latents.append(z)
         tokens[name] = k * torch.from_numpy(rng.random(share) >= drop).float()[:, None, None]

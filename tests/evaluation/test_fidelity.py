@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from napari_ssldiff.embeddings import normalise
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.evaluation import embedding_fidelity
-from napari_ssldiff.evaluation.fidelity import Measured, score
+from napari_ssldiff.evaluation.fidelity import Measured, score, synthesise_tiles
+from napari_ssldiff.evaluation.regions import read_tiles
 from napari_ssldiff.synthesis import Sampler
 
 Vectors = NDArray[np.float32]
@@ -136,3 +137,20 @@ def test_a_measurement_with_source_pixels_or_too_few_cells_is_refused(
         embedding_fidelity(bundle, [path], Sampler(strength=0.5))
     with pytest.raises(InputError, match="only 4 cells"):
         embedding_fidelity(bundle, [path], Sampler(steps=1), cells=50, window=64)
+
+
+def test_the_same_place_of_two_images_is_not_drawn_from_the_same_noise(
+    bundle: Any, textured: Callable[..., Any], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.fromarray(textured(128, 128)).save(path)
+    tiles = read_tiles(paths, bundle.encoder.spec, 128, count=2)
+    assert np.array_equal(tiles[0].pixels, tiles[1].pixels)
+    first, second = synthesise_tiles(bundle, tiles, Sampler(steps=2))
+    assert float(np.abs(first.made.astype(int) - second.made).mean()) > 1
+    again = synthesise_tiles(bundle, tiles[:1], Sampler(steps=2, seed=1))[0]
+    assert not np.array_equal(first.made, again.made)
+    assert not np.array_equal(second.made, again.made)

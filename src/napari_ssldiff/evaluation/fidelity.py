@@ -11,7 +11,7 @@ requests permuted across images, and c_vae that of the autoencoder's round trip:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from napari_ssldiff.synthesis.run import from_uint8, to_uint8
 
 Vectors = NDArray[np.float32]
 Picture = NDArray[np.uint8]
+
+#: Between the seeds of one tile and the next; repeats of a tile take those in between.
+SEEDS_APART = 1000
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,10 @@ def synthesise_tiles(
     sampler: Sampler,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> list[Piece]:
-    """Vary every tile from its own embeddings.
+    """Vary every tile from its own embeddings, each with a seed of its own.
+
+    Noise is bound to places: with one seed, tiles from the same place of other images would be
+    drawn from the same noise, and many samples would be no more than a few.
 
     Raises
     ------
@@ -166,8 +172,9 @@ def synthesise_tiles(
     for i, tile in enumerate(tiles):
         progress(i, len(tiles))
         size = tile.pixels.shape[0]
+        own = replace(sampler, seed=sampler.seed + SEEDS_APART * i)
         with open_scene(tile.path) as scene:
-            pictures = synthesise_region(scene, tile.region, bundle, sampler)
+            pictures = synthesise_region(scene, tile.region, bundle, own)
         out.append(Piece(tile, *(picture[:size, :size] for picture in pictures)))
     progress(len(tiles), len(tiles))
     return out

@@ -96,6 +96,7 @@ def test_an_evaluation_writes_every_figure_with_its_counts(
     memorised = report["memorisation"]
     assert memorised["share"]["n"] <= 4
     assert memorised["training_images"] == 3
+    assert 2 <= memorised["control"]["share"]["n"] <= 4
     assert report["encoder"]["test"] == 2
     other = report["out_of_distribution"]["other"]
     assert other["images"] == 1

@@ -103,6 +103,46 @@ def _place(block: Block, match: Match, spec: EncoderSpec) -> Picture:
         return read_grid(scene, box, spec)
 
 
+Found = list[tuple[Match, Picture, str]]
+
+
+class _Search:
+    """Looks windows up in images, and tells how far it got."""
+
+    def __init__(
+        self, blocks: Sequence[Block], total: int, progress: Callable[[float, float], None]
+    ) -> None:
+        greys = [block.grey for block in blocks]
+        self._index = PlaceIndex(greys, WINDOW // SHRINK, torch.get_num_threads())
+        self._progress, self._done, self._total = progress, 0, total
+
+    def __call__(self, windows: Sequence[tuple[Picture, str]]) -> Found:
+        found: Found = []
+        for window, image in windows:
+            match = self._index.best(luminance(window, SHRINK))
+            if match is not None:
+                found.append((match, window, image))
+            self._done += 1
+            self._progress(self._done, self._total)
+        return found
+
+
+def _windows_of(pieces: Sequence[Piece], spec: EncoderSpec) -> list[tuple[Picture, str]]:
+    """Windows of the variations, each with the image that its embeddings are of."""
+    return [
+        (window, piece.tile.image)
+        for piece in pieces
+        for window in windows_with_content(piece.tile, piece.made, spec.cell)[0]
+    ]
+
+
+def _share(found: Found, real: Found, rng: np.random.Generator) -> dict[str, Any]:
+    return share_above(
+        [m.ncc for m, _, _ in found], [g for _, _, g in found],
+        [m.ncc for m, _, _ in real], [g for _, _, g in real], rng,
+    )  # fmt: skip
+
+
 def repeat_figures(
     pieces: Sequence[Piece],
     held_out: Sequence[Tile],
@@ -112,6 +152,7 @@ def repeat_figures(
     *,
     samples: int,
     say: Callable[[str], None],
+    control: Sequence[Piece] = (),
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> tuple[dict[str, Any], list[Pair]]:
     """Share of samples that repeat a training place, and the nearest pairs.
@@ -124,38 +165,27 @@ def repeat_figures(
         Real tiles that no training saw: their windows set the threshold.
     samples
         At most so many windows of the pieces, and four times as many of the held-out tiles.
+    control
+        Variations of held-out tiles, whose windows are searched for in the images that these
+        tiles are of. The model never saw those, so what is above the threshold there is
+        told by the embeddings (where tissue ends, say) and not remembered.
     """
     blocks, whole = training_blocks(training, spec)
     if not whole:
         say(f"memorisation: only the first {LIMIT // 10**6} megapixels of training were searched")
-    index = PlaceIndex([b.grey for b in blocks], WINDOW // SHRINK, torch.get_num_threads())
-    ours: list[tuple[Picture, str]] = []
-    for piece in pieces:
-        shown, _ = windows_with_content(piece.tile, piece.made, spec.cell)
-        ours += [(window, piece.tile.image) for window in shown]
+    ours = _windows_of(pieces, spec)[:samples]
     theirs: list[tuple[Picture, str]] = []
     for tile in held_out:
         theirs += [(w, tile.image) for w in windows_with_content(tile, tile.pixels, spec.cell)[1]]
-    ours, theirs = ours[:samples], theirs[: 4 * samples]
+    theirs = theirs[: 4 * samples]
+    others = _windows_of(control, spec)[:samples]
     total = len(ours) + len(theirs)
-    kept: list[list[tuple[Match, Picture, str]]] = []
-    done = 0
-    for part in (ours, theirs):
-        kept.append([])
-        for window, image in part:
-            match = index.best(luminance(window, SHRINK))
-            if match is not None:
-                kept[-1].append((match, window, image))
-            done += 1
-            progress(done, total)
-    sample, real = kept
+    search = _Search(blocks, total, progress)
+    sample, real = search(ours), search(theirs)
     if min(len(sample), len(real)) < 2:
         say("memorisation is left out: too few windows with a pattern")
         return {}, []
-    figures = share_above(
-        [m.ncc for m, _, _ in sample], [g for _, _, g in sample],
-        [m.ncc for m, _, _ in real], [g for _, _, g in real], rng,
-    )  # fmt: skip
+    figures = _share(sample, real, rng)
     figures |= {
         "window": WINDOW,
         "shrink": SHRINK,
@@ -163,6 +193,12 @@ def repeat_figures(
         "training_megapixels": sum(b.box.area for b in blocks) / 1e6,
         "flat_windows": total - len(sample) - len(real),
     }
+    if others:
+        own, _ = training_blocks(list(dict.fromkeys(p.tile.path for p in control)), spec)
+        found = _Search(own, len(others), progress)(others)
+        if len(found) > 1:
+            told = _share(found, real, rng)
+            figures["control"] = {"share": told["share"], "samples": told["samples"]}
     pairs = []
     for match, window, _ in sorted(sample, key=lambda row: -row[0].ncc)[:6]:
         if match.image < 0:

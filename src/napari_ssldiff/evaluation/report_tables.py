@@ -189,10 +189,13 @@ def manifold(part: Figures) -> Table:
 def memorisation(part: Figures) -> Table:
     """Share above the threshold, and what it is made of."""
     reference = part["reference"]
+    told = part.get("control")
     return Table(
         _COLUMNS,
         [
             row("share of samples above the threshold", part["share"]),
+            *([row("the same of held-out embeddings, in their own images", told["share"])]
+              if told else []),
             ("threshold (NCC)", number(part["threshold"]), "", number(reference["n"]),
              number(reference["images"])),
             ("median NCC of samples / of real windows", f"{number(part['samples']['median'])} / "

@@ -209,8 +209,8 @@ class _Run:
             pieces,
         )
 
-    def memorisation(self, held_out: Sequence[Tile]) -> tuple[dict[str, Any], list[Pair]]:
-        """Samples of training embeddings, searched for."""
+    def memorisation(self, held_out: Material) -> tuple[dict[str, Any], list[Pair]]:
+        """Samples of training embeddings, searched for; those of held-out ones beside."""
         plan = self.plan
         if not plan.training:
             self.say("memorisation is left out: it needs training images (--folds or --training)")
@@ -219,10 +219,14 @@ class _Run:
         if not per:
             self.say(f"memorisation is left out: it needs a window of at least {WINDOW} pixels")
             return {}, []
-        pieces = self.vary("varying training", self.training_tiles()[: -(-plan.samples // per)])
+        count = -(-plan.samples // per)
+        pieces = self.vary("varying training", self.training_tiles()[:count])
+        control = list(held_out.pieces[:count])
+        lacking = held_out.pool[len(control) : count]
+        control += self.vary("varying held out", lacking) if lacking else []
         return repeat_figures(
-            pieces, held_out, plan.training, self.spec, self.rng, samples=plan.samples,
-            say=self.say,
+            pieces, held_out.pool, plan.training, self.spec, self.rng, samples=plan.samples,
+            say=self.say, control=control,
             progress=lambda done, total: self.progress("searching training", done, total),
         )  # fmt: skip
 
@@ -294,7 +298,7 @@ def evaluate(
     if "crops" in metrics:
         out["crops"], gallery.large = run.crops()
     if "memorisation" in metrics and material is not None:
-        out["memorisation"], gallery.pairs = run.memorisation(material.pool)
+        out["memorisation"], gallery.pairs = run.memorisation(material)
     if "encoder" in metrics:
         out["encoder"] = run.encoder()
     if plan.out_of_distribution:

@@ -96,7 +96,12 @@ def test_an_evaluation_writes_every_figure_with_its_counts(
     memorised = report["memorisation"]
     assert memorised["share"]["n"] <= 4
     assert memorised["training_images"] == 3
-    assert 2 <= memorised["control"]["share"]["n"] <= 4
+    own = memorised["own_place"]
+    assert own["training"]["n"] <= 4
+    assert own["held_out"]["n"] <= 4
+    assert own["difference"]["value"] == pytest.approx(
+        own["training"]["value"] - own["held_out"]["value"], abs=1e-4
+    )
     assert report["encoder"]["test"] == 2
     other = report["out_of_distribution"]["other"]
     assert other["images"] == 1

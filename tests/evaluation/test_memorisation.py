@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from napari_ssldiff.evaluation.fidelity import Piece
 from napari_ssldiff.evaluation.memorisation import (
     PlaceIndex,
+    excess,
     luminance,
     share_above,
     symmetry,
 )
+from napari_ssldiff.evaluation.regions import read_tiles
+from napari_ssldiff.evaluation.repeats import own_places
 
 
 def pattern(h: int, w: int, seed: int) -> np.ndarray:
@@ -88,3 +96,52 @@ def test_the_share_above_the_threshold_counts_copies_and_has_an_interval() -> No
     assert low < some["share"]["value"] < high
     assert low > 0.05
     assert some["reference"] == {"n": 400, "images": 100, "median": pytest.approx(0.5, abs=0.01)}
+
+
+def test_what_only_seen_images_have_is_memory_and_what_both_have_is_not() -> None:
+    rng = np.random.default_rng(0)
+    images = [f"held {i}" for i in range(20)]
+    reference = rng.uniform(0, 0.6, 400), [images[i % 20] for i in range(400)]
+    told = rng.uniform(0, 0.6, 100)
+    some = rng.permutation(100)
+    told[some[:10]] = 0.9  # a tenth is told by embeddings, on both sides
+    theirs = told, [images[i % 20] for i in range(100)]
+    seen = [f"seen {i % 25}" for i in range(100)]
+    alike = excess((told, seen), theirs, reference, rng)
+    assert alike["training"]["value"] == alike["held_out"]["value"]
+    assert alike["difference"]["value"] == 0
+    low, high = alike["difference"]["interval"]
+    assert low < 0 < high
+    remembered = told.copy()
+    remembered[some[10:40]] = 0.95
+    more = excess((remembered, seen), theirs, reference, rng)
+    assert more["difference"]["value"] == pytest.approx(0.3, abs=0.02)
+    assert more["difference"]["interval"][0] > 0
+    one = excess((told, ["seen"] * 100), theirs, reference, rng)
+    assert one["difference"]["interval"] is None
+
+
+def test_a_variation_is_looked_for_around_its_own_place(
+    tmp_path: Path, bundle: Any, textured: Callable[..., Any]
+) -> None:
+    from PIL import Image
+
+    rng, paths = np.random.default_rng(0), []
+    for name in "ab":
+        grain = np.kron(rng.integers(0, 255, (32, 40)), np.ones((8, 8)))
+        paths.append(tmp_path / f"{name}.png")
+        Image.fromarray(np.repeat(grain[..., None], 3, 2).astype(np.uint8)).save(paths[-1])
+    spec = bundle.encoder.spec
+    tiles = read_tiles(paths, spec, 128, count=4)
+    copies = [Piece(tile, tile.pixels, tile.pixels, tile.pixels) for tile in tiles]
+    values, images = own_places(copies, spec, 3, lambda: None)
+    assert len(values) == 3
+    assert min(values) > 0.99
+    assert set(images) <= {str(path) for path in paths}
+    # The other image's pixels are not near this place.
+    other = {tile.image: tile.pixels for tile in tiles}
+    strange = [
+        Piece(t, t.pixels, next(v for k, v in other.items() if k != t.image), t.pixels)
+        for t in tiles
+    ]
+    assert max(own_places(strange, spec, 3, lambda: None)[0]) < 0.8

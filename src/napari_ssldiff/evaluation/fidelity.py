@@ -155,11 +155,18 @@ def synthesise_tiles(
     tiles: Sequence[Tile],
     sampler: Sampler,
     progress: Callable[[float, float], None] = lambda done, total: None,
+    *,
+    first: int = 0,
 ) -> list[Piece]:
     """Vary every tile from its own embeddings, each with a seed of its own.
 
     Noise is bound to places: with one seed, tiles from the same place of other images would be
     drawn from the same noise, and many samples would be no more than a few.
+
+    Parameters
+    ----------
+    first
+        Number of the first tile among those of its source, which its seed follows from.
 
     Raises
     ------
@@ -172,7 +179,7 @@ def synthesise_tiles(
     for i, tile in enumerate(tiles):
         progress(i, len(tiles))
         size = tile.pixels.shape[0]
-        own = replace(sampler, seed=sampler.seed + SEEDS_APART * i)
+        own = replace(sampler, seed=(sampler.seed + SEEDS_APART * (first + i)) % 2**63)
         with open_scene(tile.path) as scene:
             pictures = synthesise_region(scene, tile.region, bundle, own)
         out.append(Piece(tile, *(picture[:size, :size] for picture in pictures)))

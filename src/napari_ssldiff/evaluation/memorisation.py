@@ -163,3 +163,66 @@ def share_above(
         "reference": {"n": len(b), "images": len(theirs), "median": float(np.median(b))},
         "samples": {"median": float(np.median(a)), "max": float(a.max())},
     }
+
+
+Scored = tuple[Sequence[float], Sequence[str]]
+
+
+def excess(
+    seen: Scored,
+    unseen: Scored,
+    reference: Scored,
+    rng: np.random.Generator,
+    percentile: float = 99.0,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    """How much oftener samples of seen images lie above a percentile than those of unseen ones.
+
+    Parameters
+    ----------
+    seen, unseen, reference
+        Values and the image of each. Images of the reference may be the unseen ones: a draw of
+        the bootstrap takes an image in both or in neither.
+
+    Returns
+    -------
+    ``training``, ``held_out`` and ``difference``, each an estimate with its interval over images.
+    """
+    (a, ours), (b, theirs), (r, names) = ((np.asarray(v, float), list(g)) for v, g in
+                                          (seen, unseen, reference))  # fmt: skip
+
+    def shares(
+        at: NDArray[np.int64], beside: NDArray[np.int64], among: NDArray[np.int64]
+    ) -> tuple[float, float]:
+        limit = np.percentile(r[among], percentile)
+        return float((a[at] > limit).mean()), float((b[beside] > limit).mean())
+
+    values = shares(np.arange(len(a)), np.arange(len(b)), np.arange(len(r)))
+    pool = sorted({*theirs, *names})
+    of_theirs = {name: np.flatnonzero(np.array(theirs) == name) for name in pool}
+    of_names = {name: np.flatnonzero(np.array(names) == name) for name in pool}
+    parts, drawn = members(ours), []
+    for _ in range(draws if len(parts) > 1 and len(set(theirs)) > 1 else 0):
+        chosen = [pool[i] for i in rng.integers(0, len(pool), len(pool))]
+        beside = np.concatenate([of_theirs[name] for name in chosen])
+        among = np.concatenate([of_names[name] for name in chosen])
+        if len(beside) and len(among):
+            drawn.append(shares(resample(parts, rng), beside, among))
+
+    def estimate(
+        value: float, draws: NDArray[np.float64], count: int, groups: int
+    ) -> dict[str, Any]:
+        interval = None
+        if len(draws):
+            low, high = np.percentile(draws, [2.5, 97.5])
+            interval = (float(low), float(high))
+        return Estimate(value, interval, count, groups).to_dict()
+
+    x, y = np.array(drawn, float).reshape(-1, 2).T
+    return {
+        "training": estimate(values[0], x, len(a), len(set(ours))),
+        "held_out": estimate(values[1], y, len(b), len(set(theirs))),
+        "difference": estimate(
+            values[0] - values[1], x - y, len(a) + len(b), len(set(ours)) + len(set(theirs))
+        ),
+    }

@@ -18,6 +18,7 @@ from napari_ssldiff.evaluation.memorisation import (
     Grey,
     Match,
     PlaceIndex,
+    excess,
     luminance,
     share_above,
     symmetry,
@@ -79,6 +80,11 @@ def training_blocks(paths: Sequence[Path], spec: EncoderSpec) -> tuple[list[Bloc
     return blocks, True
 
 
+def _new_area(box: Box) -> int:
+    """Pixels of a block that those before it, to the left and above, do not hold."""
+    return (box.h - WINDOW * (box.y > 0)) * (box.w - WINDOW * (box.x > 0))
+
+
 def windows_with_content(
     tile: Tile, picture: Picture, cell: int
 ) -> tuple[list[Picture], list[Picture]]:
@@ -106,41 +112,52 @@ def _place(block: Block, match: Match, spec: EncoderSpec) -> Picture:
 Found = list[tuple[Match, Picture, str]]
 
 
-class _Search:
-    """Looks windows up in images, and tells how far it got."""
-
-    def __init__(
-        self, blocks: Sequence[Block], total: int, progress: Callable[[float, float], None]
-    ) -> None:
-        greys = [block.grey for block in blocks]
-        self._index = PlaceIndex(greys, WINDOW // SHRINK, torch.get_num_threads())
-        self._progress, self._done, self._total = progress, 0, total
-
-    def __call__(self, windows: Sequence[tuple[Picture, str]]) -> Found:
-        found: Found = []
-        for window, image in windows:
-            match = self._index.best(luminance(window, SHRINK))
-            if match is not None:
-                found.append((match, window, image))
-            self._done += 1
-            self._progress(self._done, self._total)
-        return found
+def _search(
+    index: PlaceIndex, windows: Sequence[tuple[Picture, str]], tick: Callable[[], None]
+) -> Found:
+    """The best place of every window that has a pattern."""
+    found: Found = []
+    for window, image in windows:
+        match = index.best(luminance(window, SHRINK))
+        if match is not None:
+            found.append((match, window, image))
+        tick()
+    return found
 
 
-def _windows_of(pieces: Sequence[Piece], spec: EncoderSpec) -> list[tuple[Picture, str]]:
-    """Windows of the variations, each with the image that its embeddings are of."""
-    return [
-        (window, piece.tile.image)
-        for piece in pieces
-        for window in windows_with_content(piece.tile, piece.made, spec.cell)[0]
-    ]
+def _surroundings(tile: Tile, spec: EncoderSpec) -> Grey:
+    """Luminance of at most :data:`BLOCK` model pixels a side of a tile's image, around the tile."""
+    with open_scene(tile.path) as scene:
+        scale = grid_scale(scene, spec)
+        inside = tile.box.scaled_outward((1 / scale[0], 1 / scale[1]))
+        h, w = (int(n / s) for n, s in zip(scene.shape, scale, strict=True))
+        y, x = (
+            min(max(0, corner + length // 2 - BLOCK // 2), max(0, whole - BLOCK))
+            for corner, length, whole in (
+                (inside.y, inside.h, h),
+                (inside.x, inside.w, w),
+            )
+        )
+        return luminance(read_grid(scene, Box(y, x, min(BLOCK, h), min(BLOCK, w)), spec), SHRINK)
 
 
-def _share(found: Found, real: Found, rng: np.random.Generator) -> dict[str, Any]:
-    return share_above(
-        [m.ncc for m, _, _ in found], [g for _, _, g in found],
-        [m.ncc for m, _, _ in real], [g for _, _, g in real], rng,
-    )  # fmt: skip
+def own_places(
+    pieces: Sequence[Piece], spec: EncoderSpec, count: int, tick: Callable[[], None]
+) -> tuple[list[float], list[str]]:
+    """Best correlation of the first ``count`` windows with what surrounds the place that their
+    embeddings are of, and the images of these places."""
+    values: list[float] = []
+    images: list[str] = []
+    for piece in pieces:
+        windows = windows_with_content(piece.tile, piece.made, spec.cell)[0]
+        left = [(window, piece.tile.image) for window in windows[: count - len(values)]]
+        if not left:
+            continue
+        index = PlaceIndex([_surroundings(piece.tile, spec)], WINDOW // SHRINK)
+        found = _search(index, left, tick)
+        values += [match.ncc for match, _, _ in found]
+        images += [image for _, _, image in found]
+    return values, images
 
 
 def repeat_figures(
@@ -166,39 +183,55 @@ def repeat_figures(
     samples
         At most so many windows of the pieces, and four times as many of the held-out tiles.
     control
-        Variations of held-out tiles, whose windows are searched for in the images that these
-        tiles are of. The model never saw those, so what is above the threshold there is
-        told by the embeddings (where tissue ends, say) and not remembered.
+        Variations of held-out tiles. Embeddings tell where tissue or a roof ends, so a variation
+        is like the place that its embeddings are of without any memory. How often is seen by
+        searching windows in the surroundings of their own place only, those of training and of
+        held-out tiles alike: ``own_place`` holds both shares above the threshold and their
+        difference, which memory alone can make.
     """
     blocks, whole = training_blocks(training, spec)
     if not whole:
         say(f"memorisation: only the first {LIMIT // 10**6} megapixels of training were searched")
-    ours = _windows_of(pieces, spec)[:samples]
+    ours: list[tuple[Picture, str]] = []
+    for piece in pieces:
+        shown, _ = windows_with_content(piece.tile, piece.made, spec.cell)
+        ours += [(window, piece.tile.image) for window in shown]
     theirs: list[tuple[Picture, str]] = []
     for tile in held_out:
         theirs += [(w, tile.image) for w in windows_with_content(tile, tile.pixels, spec.cell)[1]]
-    theirs = theirs[: 4 * samples]
-    others = _windows_of(control, spec)[:samples]
-    total = len(ours) + len(theirs)
-    search = _Search(blocks, total, progress)
-    sample, real = search(ours), search(theirs)
+    ours, theirs = ours[:samples], theirs[: 4 * samples]
+    done, total = 0, len(ours) + len(theirs) + (2 * len(ours) if control else 0)
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(min(done, total), total)
+
+    index = PlaceIndex([b.grey for b in blocks], WINDOW // SHRINK, torch.get_num_threads())
+    sample, real = _search(index, ours, tick), _search(index, theirs, tick)
+    del index
     if min(len(sample), len(real)) < 2:
         say("memorisation is left out: too few windows with a pattern")
         return {}, []
-    figures = _share(sample, real, rng)
+    reference = [m.ncc for m, _, _ in real], [image for _, _, image in real]
+    figures = share_above(
+        [m.ncc for m, _, _ in sample], [image for _, _, image in sample], *reference, rng
+    )
     figures |= {
         "window": WINDOW,
         "shrink": SHRINK,
         "training_images": len(training),
-        "training_megapixels": sum(b.box.area for b in blocks) / 1e6,
-        "flat_windows": total - len(sample) - len(real),
+        "training_megapixels": sum(_new_area(b.box) for b in blocks) / 1e6,
+        "flat_windows": len(ours) + len(theirs) - len(sample) - len(real),
     }
-    if others:
-        own, _ = training_blocks(list(dict.fromkeys(p.tile.path for p in control)), spec)
-        found = _Search(own, len(others), progress)(others)
-        if len(found) > 1:
-            told = _share(found, real, rng)
-            figures["control"] = {"share": told["share"], "samples": told["samples"]}
+    if control:
+        trained = own_places(pieces, spec, samples, tick)
+        unseen = own_places(control, spec, samples, tick)
+        if min(len(trained[0]), len(unseen[0])) < 2:
+            say("memorisation has no control: too few windows with a pattern")
+        else:
+            # A generator of its own: whether there is a control changes no other figure.
+            figures["own_place"] = excess(trained, unseen, reference, np.random.default_rng(0))
     pairs = []
     for match, window, _ in sorted(sample, key=lambda row: -row[0].ncc)[:6]:
         if match.image < 0:

@@ -80,6 +80,13 @@ def _pictures(gallery: Gallery) -> list[Section]:
     return out
 
 
+_OWN_PLACE = (
+    "Embeddings tell where tissue or a roof ends, so a variation is like the place that they are "
+    "of without any memory. How often: windows searched for in the surroundings of their own place "
+    "alone, from embeddings of training images and of held-out ones, which nothing can remember. "
+)
+
+
 def _memorisation(figures: Figures, gallery: Gallery) -> Section | None:
     if not figures:
         return None
@@ -98,9 +105,9 @@ def _memorisation(figures: Figures, gallery: Gallery) -> Section | None:
             "all training images, over all shifts and the 8 symmetries, by normalised "
             "cross-correlation (NCC) of its luminance at a quarter of the scale. The threshold is "
             "the 99th percentile of the same for real windows that no training saw: by chance "
-            "1 % of the samples lie above it. Embeddings tell where tissue or a roof ends, which "
-            "makes places alike without any memory: how often is seen from held-out embeddings, "
-            "whose samples are searched for in the held-out images. The nearest pairs:"
+            "1 % of the samples lie above it. "
+            + (_OWN_PLACE if "own_place" in figures else "")
+            + "The nearest pairs:"
         ],
         [tables.memorisation(figures)],
         strips=[strips[i] + strips[i + 1] if i + 1 < len(strips) else strips[i]

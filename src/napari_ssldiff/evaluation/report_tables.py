@@ -189,13 +189,14 @@ def manifold(part: Figures) -> Table:
 def memorisation(part: Figures) -> Table:
     """Share above the threshold, and what it is made of."""
     reference = part["reference"]
-    told = part.get("control")
+    own = part.get("own_place", {})
     return Table(
         _COLUMNS,
         [
             row("share of samples above the threshold", part["share"]),
-            *([row("the same of held-out embeddings, in their own images", told["share"])]
-              if told else []),
+            *(row(f"near its own place alone: {name}", own[key]) for key, name in (
+                ("training", "training embeddings"), ("held_out", "held-out embeddings"),
+                ("difference", "difference")) if own),
             ("threshold (NCC)", number(part["threshold"]), "", number(reference["n"]),
              number(reference["images"])),
             ("median NCC of samples / of real windows", f"{number(part['samples']['median'])} / "

@@ -130,12 +130,14 @@ class _Run:
     def say(self, text: str) -> None:
         self.notes.append(text)
 
-    def vary(self, name: str, tiles: Sequence[Tile], seed: int = 0) -> list[Piece]:
-        """Variations of tiles; ``seed`` counts from the plan's."""
+    def vary(self, name: str, tiles: Sequence[Tile], seed: int = 0, first: int = 0) -> list[Piece]:
+        """Variations of tiles, the ``first``-th of their source and those after it; ``seed`` counts
+        from the plan's."""
         sampler = replace(self.plan.sampler, seed=self.plan.sampler.seed + seed)
         return synthesise_tiles(
-            self.bundle, tiles, sampler, lambda done, total: self.progress(name, done, total)
-        )
+            self.bundle, tiles, sampler,
+            lambda done, total: self.progress(name, done, total), first=first,
+        )  # fmt: skip
 
     def training_tiles(self) -> list[Tile]:
         """Tiles of training images that hold about 3000 cells."""
@@ -223,7 +225,8 @@ class _Run:
         pieces = self.vary("varying training", self.training_tiles()[:count])
         control = list(held_out.pieces[:count])
         lacking = held_out.pool[len(control) : count]
-        control += self.vary("varying held out", lacking) if lacking else []
+        if lacking:
+            control += self.vary("varying held out", lacking, first=len(control))
         return repeat_figures(
             pieces, held_out.pool, plan.training, self.spec, self.rng, samples=plan.samples,
             say=self.say, control=control,

@@ -15,6 +15,7 @@ from PIL import Image
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.scenes import PixelSize
 from napari_ssldiff.training import augment
+from napari_ssldiff.training import samples as samples_of
 from napari_ssldiff.training.data import (
     ImageSet,
     draw_crops,
@@ -206,6 +207,18 @@ def test_a_shrunk_image_is_smaller_and_its_stripes_do_not_alias() -> None:
     assert float(made[..., 10:-10, :].std()) < 0.35 * float(stripes.std())
     slow = 0.5 + 0.4 * torch.cos(2 * math.pi * 0.05 * y)
     assert float(augment.shrink(slow[None, None], 0.75).std()) > 0.95 * float(slow.std())
+
+
+@pytest.mark.parametrize("edge", [128, 150, 176, 192, 200, 256, 400])
+def test_a_window_fits_into_every_form_of_an_image_that_it_fits_into(edge: int) -> None:
+    rng, amounts = np.random.default_rng(edge), {"turn": 45.0, "shrink": 0.25, "density": 0.3}
+    edges = set()
+    for _ in range(40):
+        bent = samples_of._bend(torch.rand(1, 3, edge, edge + 16), amounts, 128, rng)
+        form, _ = samples_of._vary(bent, amounts, 64, rng)
+        edges.add(min(form.shape[-2:]))
+    assert min(edges) >= 128
+    assert edge < 256 or len(edges) > 3  # and larger ones are bent
 
 
 def test_views_of_a_crop_differ_and_stay_in_range() -> None:

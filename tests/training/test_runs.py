@@ -330,6 +330,9 @@ def test_a_batch_has_equal_parts_of_its_domains_or_those_that_are_asked_for(
     assert parts(16, {"a": 3, "b": 1}) == [12, 4]
     assert parts(16, {"a": 0.75, "b": 0.25}) == [12, 4]
     assert parts(16, {"a": 1000, "b": 1}) == [15, 1]  # none is forgotten
+    assert parts(30, {"a": 0.1, "b": 0.2}) == [10, 20]
+    assert parts(10, {"a": 3, "b": 1}) == [8, 2]
+    assert sum(parts(7, None)) == 7
 
 
 def test_windows_are_cut_where_their_tokens_are_sampled() -> None:

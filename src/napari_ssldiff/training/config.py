@@ -7,6 +7,7 @@ out. Networks, cards and losses are free: the libraries and stages that take the
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -290,9 +291,14 @@ def _misfits(config: Mapping[str, Any]) -> list[str]:
             found += [
                 f"diffusion.{key}.{d} is missing" for d in config["domains"] if d not in stated
             ]
-    for name, share in diffusion.get("shares", {}).items():
-        if not isinstance(share, int | float) or share <= 0:
-            found.append(f"diffusion.shares.{name} is a number above 0, got {share!r}")
+            found += [
+                f"diffusion.{key}.{d} is no domain" for d in stated if d not in config["domains"]
+            ]
+            found += [
+                f"diffusion.{key}.{d} is a number above 0, got {n!r}"
+                for d, n in stated.items()
+                if isinstance(n, bool) or not isinstance(n, int | float) or not 0 < n < math.inf
+            ]
     if isinstance(validation, int | float) and not 0 < validation < 1:
         found.append(f"validation is a fold's name or a share between 0 and 1, got {validation}")
     for name, domain in config["domains"].items():
@@ -301,6 +307,11 @@ def _misfits(config: Mapping[str, Any]) -> list[str]:
             found.append(f"domains.{name}.resolution is a positive number or auto, got {size!r}")
         if unit not in ("micrometer", "meter") and not (unit == "auto" and size == "auto"):
             found.append(f"domains.{name}.unit is micrometer or meter, got {unit!r}")
+        for key, amount in domain["augment"].items():
+            least_bad = 1 if key in ("stain", "light", "season", "shrink") else math.inf
+            if not 0 <= amount < least_bad:
+                room = "at least 0" + (" and below 1" if least_bad == 1 else "")
+                found.append(f"domains.{name}.augment.{key} is {room}, got {amount}")
         sized = any("pixel_size" in e for e in (*domain["pixels"], *domain["encoder"]))
         if unit == "auto" and sized:
             found.append(f"domains.{name}.unit must be given where an entry has a pixel_size")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +99,14 @@ def prepare(
 def _bend(
     image: torch.Tensor, augmentation: Mapping[str, float], window: int, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Smaller, but not below a window, and at another angle."""
+    """Smaller and at another angle, as far as a window still fits."""
     x = image
+    # Turned by 45 degrees the square inside has 0.71 of the edge; sides are cut to multiples of 8.
+    least = (window + 8) * (math.sqrt(2) if augmentation.get("turn") else 1)
     if augmentation.get("shrink"):
-        least = min(1.0, (2 * window) / min(x.shape[-2:]))  # half of it may be lost to turning
-        x = shrink(x, max(least, 1 - rng.uniform(0, augmentation["shrink"])))
-    if augmentation.get("turn"):
+        factor = 1 - rng.uniform(0, augmentation["shrink"])
+        x = shrink(x, min(1.0, max(factor, least / min(x.shape[-2:]))))
+    if augmentation.get("turn") and min(x.shape[-2:]) >= least - 1:
         x = turn(x, rng.uniform(-augmentation["turn"], augmentation["turn"]))
     return x
 
@@ -240,7 +243,7 @@ def draw_batch(
     rng: np.random.Generator,
     shares: Mapping[str, float] | None = None,
 ) -> Batch:
-    """About ``count`` windows; conditions go with probability ``drop``.
+    """``count`` windows; conditions go with probability ``drop``.
 
     Parameters
     ----------
@@ -248,11 +251,19 @@ def draw_batch(
         How many of them are of a domain, in any unit; ``None``: equal parts. Each gets at least
         one.
     """
-    weights = {name: 1.0 if shares is None else float(shares[name]) for name in domains}
-    latents, tokens, total = [], {}, sum(weights.values())
-    for name, windows in domains.items():
-        share = max(1, int(count * weights[name] / total))
-        z, k = windows.draw(share, rng)
+    latents, tokens = [], {}
+    for name, share in _parts(list(domains), count, shares).items():
+        z, k = domains[name].draw(share, rng)
         latents.append(z)
         tokens[name] = k * torch.from_numpy(rng.random(share) >= drop).float()[:, None, None]
     return Batch(torch.cat(latents), tokens)
+
+
+def _parts(names: Sequence[str], count: int, shares: Mapping[str, float] | None) -> dict[str, int]:
+    """Whole numbers in proportion to the shares, their sum ``count`` (largest remainders)."""
+    weights = np.array([1.0 if shares is None else float(shares[name]) for name in names])
+    exact = count * weights / weights.sum()
+    whole = np.maximum(1, np.floor(exact + 1e-9).astype(int))
+    for i in np.argsort(whole - exact, kind="stable")[: max(0, count - int(whole.sum()))]:
+        whole[i] += 1
+    return dict(zip(names, whole.tolist(), strict=True))

@@ -171,7 +171,7 @@ def real_floor(
     n: int,
     rng: np.random.Generator,
     *,
-    splits: int = 20,
+    splits: int = 200,
     by_image: bool = False,
 ) -> Floor | None:
     """What the distance is between real and real, at the same n as the figure it is for."""

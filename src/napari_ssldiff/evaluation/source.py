@@ -131,7 +131,7 @@ def distance_figures(
     projection: Projection | None,
     rng: np.random.Generator,
     say: Say,
-    splits: int = 20,
+    splits: int = 200,
 ) -> dict[str, Any]:
     """Fréchet and kernel distance of made cells, beside those of real cells at the same n.
 

@@ -74,10 +74,10 @@ def curves(card: ModelCard, domain: str, path: Path) -> None:
     for axis, (title, (stage, key)) in zip(axes, parts.items(), strict=True):
         before = 0.0
         for run in (f"{stage}-first", f"{stage}-second", stage):
-            rows_of = METRICS / f"{run}.jsonl"
-            if not rows_of.exists():
+            file = METRICS / f"{run}.jsonl"
+            if not file.exists():
                 continue
-            rows = [json.loads(line) for line in rows_of.read_text().splitlines()]
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
             # A run that was killed made some steps twice; the later ones count.
             end = rows[-1]["minutes"]
             rows = sorted(

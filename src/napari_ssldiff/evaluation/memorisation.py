@@ -176,7 +176,7 @@ def excess(
     percentile: float = 99.0,
     draws: int = 1000,
 ) -> dict[str, Any]:
-    """How much oftener samples of seen images lie above a percentile than those of unseen ones.
+    """How much more often samples of seen images lie above a percentile than those of unseen ones.
 
     Parameters
     ----------

@@ -187,7 +187,7 @@ def repeat_figures(
         is like the place that its embeddings are of without any memory. How often is seen by
         searching windows in the surroundings of their own place only, those of training and of
         held-out tiles alike: ``own_place`` holds both shares above the threshold and their
-        difference, which memory alone can make.
+        difference: memory makes one, and so do kinds of places that only one side has.
     """
     blocks, whole = training_blocks(training, spec)
     if not whole:

@@ -308,9 +308,9 @@ def _misfits(config: Mapping[str, Any]) -> list[str]:
         if unit not in ("micrometer", "meter") and not (unit == "auto" and size == "auto"):
             found.append(f"domains.{name}.unit is micrometer or meter, got {unit!r}")
         for key, amount in domain["augment"].items():
-            least_bad = 1 if key in ("stain", "light", "season", "shrink") else math.inf
-            if not 0 <= amount < least_bad:
-                room = "at least 0" + (" and below 1" if least_bad == 1 else "")
+            limit = 1 if key in ("stain", "light", "season", "shrink") else math.inf
+            if not 0 <= amount < limit:
+                room = "at least 0" + (" and below 1" if limit == 1 else "")
                 found.append(f"domains.{name}.augment.{key} is {room}, got {amount}")
         sized = any("pixel_size" in e for e in (*domain["pixels"], *domain["encoder"]))
         if unit == "auto" and sized:

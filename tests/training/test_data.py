@@ -27,6 +27,7 @@ from napari_ssldiff.training.images import Images
 from napari_ssldiff.training.pipeline import DEFAULT_CONFIG, read_config
 from napari_ssldiff.training.reading import load_image, load_set, tissue_tiles
 from napari_ssldiff.training.sources import Source
+from napari_ssldiff.training.specification import ENTRIES
 
 MICRON = PixelSize(1, 1, "micrometer")
 
@@ -245,8 +246,8 @@ def entries() -> list[dict[str, Any]]:
     return [
         entry
         for domain in config["domains"].values()
-        for kind in ("pixels", "encoder")
-        for entry in domain[kind]
+        for kind in ENTRIES
+        for entry in domain.get(kind, ())
     ]
 
 
@@ -261,7 +262,7 @@ def training_files(root: Path) -> set[str]:
     return {
         source.path.relative_to(root).as_posix()
         for domain in images.config["domains"]
-        for kind in ("pixels", "encoder")
+        for kind in ENTRIES
         for entry in images.sources(domain, kind)
         for source in entry
     }

@@ -244,10 +244,7 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path, content: bytes)
 def entries() -> list[dict[str, Any]]:
     config = read_config(DEFAULT_CONFIG)
     return [
-        entry
-        for domain in config["domains"].values()
-        for kind in ENTRIES
-        for entry in domain.get(kind, ())
+        entry for domain in config["domains"].values() for kind in ENTRIES for entry in domain[kind]
     ]
 
 

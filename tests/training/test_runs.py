@@ -314,15 +314,6 @@ def test_whatever_the_network_predicts_truth_has_no_loss_and_is_what_is_sampled(
     torch.testing.assert_close(made, torch.full((2, *shape), 0.7), atol=0.05, rtol=0)
 
 
-def test_windows_are_drawn_by_area(samples: list[diffusion.Sample]) -> None:
-    field = samples[0].field
-    parts = [(0.0, (16, 16)), (1.0, (16, 48)), (2.0, (16, 16))]
-    marked = [diffusion.Sample(torch.full((4, *size), v), field) for v, size in parts]
-    latents, _ = diffusion.Windows(marked, DIFFUSION, 8).draw(4000, np.random.default_rng(1))
-    shares = [float((latents[:, 0, 0, 0] == v).float().mean()) for v, _ in parts]
-    assert shares == pytest.approx([0.2, 0.6, 0.2], abs=0.03)
-
-
 def test_a_batch_has_equal_parts_of_its_domains_or_those_that_are_asked_for(
     samples: list[diffusion.Sample],
 ) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 from napari_ssldiff.errors import InputError, OutputError
 from napari_ssldiff.text.prior import PriorNetwork
 from napari_ssldiff.training import autoencoder, diffusion, encoder, text
-from napari_ssldiff.training.images import kind_of
 from napari_ssldiff.training.kept import stage_files
 from napari_ssldiff.training.numbers import check_begun
 from napari_ssldiff.training.pipeline import STAGES, Pipeline
@@ -223,7 +222,8 @@ def check_images(pipeline: Pipeline, stage: str, domain: str | None = None) -> N
     """Read the images that a stage will need, and refuse too few or too small ones."""
     if stage == "bundle":
         return
-    kind = kind_of(stage)
+    kinds = {"encoder": "encoder", "encoder-eval": "encoder"}
+    kind = kinds.get(stage, "pixels")
     samples = stage in ("diffusion", "distil")
     for name in [domain] if domain and stage == "encoder" else pipeline.domains:
         if samples and pipeline.samples_path(name).is_file():

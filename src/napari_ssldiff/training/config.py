@@ -80,7 +80,7 @@ def matches_layout(config: Mapping[str, Any], root: Path) -> bool:
         entry.get("glob")
         for domain in config["domains"].values()
         for kind in ENTRIES
-        for entry in domain.get(kind, ())
+        for entry in domain[kind]
     }
     return root.is_dir() and all(g and next(root.glob(g), None) is not None for g in globs)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from napari_ssldiff.scenes import PixelSize
-from napari_ssldiff.training.colours import palette, recolour
 from napari_ssldiff.training.data import ImageSet, list_sources
 from napari_ssldiff.training.kept import digest
 from napari_ssldiff.training.reading import load_set
@@ -16,13 +15,6 @@ from napari_ssldiff.training.sources import NothingUsable, Source
 
 Group = tuple[tuple[ImageSet, ...], dict[str, Any]]
 Log = Callable[[str], None]
-
-
-def kind_of(stage: str) -> str:
-    """The list of entries that a stage learns from."""
-    if stage in ("encoder", "encoder-eval"):
-        return "encoder"
-    return "denoiser" if stage in ("diffusion", "distil") else "pixels"
 
 
 def silent(text: str) -> None:
@@ -56,12 +48,6 @@ class Images:
         part = self.config["domains"][domain]
         return PixelSize(float(part["resolution"]), float(part["resolution"]), part["unit"])
 
-    def entries(self, domain: str, kind: str) -> list[dict[str, Any]]:
-        """Of one of a domain's lists; a denoiser without its own learns from ``pixels``."""
-        part = self.config["domains"][domain]
-        found: list[dict[str, Any]] = part.get(kind) or part["pixels"]
-        return found
-
     def crop(self, kind: str) -> int:
         """Edge in pixels that an image must have to be of use: the smallest crop taken of it."""
         if kind == "encoder":
@@ -74,7 +60,7 @@ class Images:
         Parameters
         ----------
         kind
-            ``"pixels"``, ``"encoder"`` or ``"denoiser"``.
+            ``"pixels"`` or ``"encoder"``.
         part
             ``"train"`` or ``"validation"``.
         """
@@ -86,7 +72,7 @@ class Images:
                 part=part,
                 seed=int(self.config.get("seed", 0)),
             )
-            for entry in self.entries(domain, kind)
+            for entry in self.config["domains"][domain][kind]
         ]
 
     def sets(
@@ -113,16 +99,15 @@ class Images:
             self.log(f"warning: {domain} is trained without validation: {error}")
             return ()
 
-    def _load(self, domain: str, kind: str, part: str, only: str | None = None) -> list[ImageSet]:
-        """Sets of a domain's entries that have images, or of the one called ``only``."""
-        entries = self.entries(domain, kind)
+    def _load(self, domain: str, kind: str, part: str) -> list[ImageSet]:
+        entries = self.config["domains"][domain][kind]
         found = []
         for entry, sources in zip(entries, self.sources(domain, kind, part), strict=True):
-            if not sources or only not in (None, entry["name"]):
+            if not sources:
                 continue
             key = digest([entry, domain, part])
             if key not in self._read:
-                one = load_set(
+                self._read[key] = load_set(
                     sources,
                     entry,
                     self.resolution(domain),
@@ -130,20 +115,8 @@ class Images:
                     seed=int(self.config.get("seed", 0)),
                     log=self.log,
                 )
-                lender = entry.get("colours")
-                self._read[key] = self._lent(one, domain, kind, lender) if lender else one
             found.append(self._read[key])
         return found
-
-    def _lent(self, one: ImageSet, domain: str, kind: str, lender: str) -> ImageSet:
-        """A set in the colours of another's images for training."""
-        others = self._load(domain, kind, "train", lender)
-        wanted = palette(image for other in others for image in other.images)
-        if wanted is None:
-            raise NothingUsable(
-                f"{one.name} is to be given the colours of {lender}, whose images show no tissue"
-            )
-        return replace(one, images=tuple(recolour(image, wanted) for image in one.images))
 
     def _large_enough(
         self, sets: Sequence[ImageSet], least: int, domain: str

@@ -22,7 +22,6 @@ from typing import Any
 from napari_ssldiff.errors import InputError
 from napari_ssldiff.training import autoencoder, diffusion, encoder
 from napari_ssldiff.training.config import DEFAULT_CONFIG, read_config
-from napari_ssldiff.training.images import kind_of
 from napari_ssldiff.training.loop import Schedule
 from napari_ssldiff.training.prepared import Prepared
 from napari_ssldiff.training.runtime import Runtime
@@ -110,7 +109,7 @@ class Pipeline(Prepared):
         config = self.config[stage]
         if stage in ("encoder", "encoder-eval", "autoencoder"):
             names = [domain] if domain else self.domains
-            kind = kind_of(stage)
+            kind = "pixels" if stage == "autoencoder" else "encoder"
             run: Any = autoencoder.train if stage == "autoencoder" else encoder.train
             held = [] if rehearsal else self.images.groups(names, kind, "validation")
             groups = self.images.groups(names, kind)

@@ -62,7 +62,7 @@ class Prepared(Trained):
                 return diffusion.load_samples(path)
             self.log(f"{path.name} is made again: changed {', '.join(differs)}")
         window = int(self.config["diffusion"]["window"])
-        sets = self.images.sets(domain, "denoiser", part, window)
+        sets = self.images.sets(domain, "pixels", part, window)
         if not sets:
             return []
         prepared = self.prepare(domain, sets, None if part == "train" else 1, runtime)
@@ -83,8 +83,7 @@ class Prepared(Trained):
             "autoencoder": file_digest(self.kept_path("autoencoder")),
             "configuration": digest(
                 [config[k] for k in ("seed", "window", "cell", "versions")]
-                + [domain_part[k] for k in ("resolution", "unit", "augment")]
-                + [self.images.entries(domain, "denoiser")]
+                + [domain_part[k] for k in ("resolution", "unit", "augment", "pixels")]
             ),
         }
         return {**origin, **self.image_origin(domain, part)}
@@ -92,7 +91,7 @@ class Prepared(Trained):
     def image_origin(self, domain: str, part: str = "train") -> dict[str, str]:
         """A digest of the image files of a domain; nothing where they were not brought here."""
         try:
-            sources = self.images.sources(domain, "denoiser", part)
+            sources = self.images.sources(domain, "pixels", part)
         except InputError:
             return {}  # networks and samples may be here without them
         files = [

@@ -12,7 +12,6 @@ from typing import Any
 
 from napari_ssldiff.training.checks import STATE_BYTES, network, parameters
 from napari_ssldiff.training.data import ImageSet
-from napari_ssldiff.training.images import kind_of
 from napari_ssldiff.training.loop import Schedule
 from napari_ssldiff.training.pipeline import Pipeline
 from napari_ssldiff.training.runtime import Runtime
@@ -32,7 +31,7 @@ def describe(
 
     The network takes two real steps in a temporary folder; the output folder stays as it is.
     """
-    kind = kind_of(stage)
+    kind = "encoder" if stage.startswith("encoder") else "pixels"
     for name in [domain] if domain and stage == "encoder" else pipeline.domains:
         path = pipeline.samples_path(name)
         if stage in ("diffusion", "distil") and path.is_file():

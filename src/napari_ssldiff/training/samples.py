@@ -153,7 +153,7 @@ def load_samples(path: Path) -> list[Sample]:
 
 
 class Windows:
-    """Windows of one domain's samples, drawn a batch at a time, from images by their area.
+    """Windows of one domain's samples, drawn a batch at a time.
 
     Parameters
     ----------
@@ -171,9 +171,6 @@ class Windows:
         self._latents = [sample.latents for sample in samples]
         fields = [sample.field for sample in samples]
         self._room = np.array([z.shape[1:] for z in self._latents]) - self._edge
-        # A place in a large image is as likely as one in a small image.
-        area = np.cumsum([float(np.prod(z.shape[1:])) for z in self._latents])
-        self._shares = area / area[-1]
         self._origin = np.array([field.origin for field in fields])
         self._shape = np.array([field.shape for field in fields])
         # One table of vectors for all: a batch is then one look-up, not hundreds.
@@ -186,7 +183,7 @@ class Windows:
         Half of the windows sit on the cells, half anywhere on the latent lattice; tokens are
         sampled as by :meth:`~napari_ssldiff.embeddings.field.EmbeddingField.sample`.
         """
-        which = np.searchsorted(self._shares, rng.random(count), side="right")
+        which = rng.integers(len(self._latents), size=count)
         room = self._room[which]
         share, on_cells = rng.random((count, 2)), rng.random((count, 1)) < 0.5
         step, first = self._cell // self._factor, self._origin[which].astype(int) // self._factor

@@ -22,12 +22,11 @@ _ENTRY = {
     "aspect?": _NUMBER,
     "limit?": int,
     "budget_mb?": _NUMBER,
-    "colours?": str,
     "folds?": _FOLDS,
     "labels?": {"table": str, "key": str, "column": str},
 }
-#: Lists of entries that a domain may have.
-ENTRIES = ("pixels", "encoder", "denoiser")
+#: A domain's lists of entries.
+ENTRIES = ("pixels", "encoder")
 _DOMAIN = {
     "model": str,
     "resolution": _TEXT_OR_NUMBER,
@@ -35,7 +34,6 @@ _DOMAIN = {
     "card": dict,
     "pixels": [_ENTRY],
     "encoder": [_ENTRY],
-    "denoiser?": [_ENTRY],
     "augment": {
         f"{name}?": _NUMBER for name in ("stain", "light", "season", "density", "shrink", "turn")
     },
@@ -262,16 +260,7 @@ def _domain_misfits(where: str, domain: Mapping[str, Any]) -> list[str]:
         if not 0 <= amount < limit:
             room = "at least 0" + (" and below 1" if limit == 1 else "")
             found.append(f"{where}.augment.{key} is {room}, got {amount}")
-    for kind in ENTRIES:
-        entries = domain.get(kind, ())
-        lenders = [e["name"] for e in entries if "colours" not in e]
-        found += [
-            f"{where}.{kind}: {e['name']} is given the colours of {e['colours']!r}: only an entry "
-            f"that keeps its own can lend them ({', '.join(lenders) or 'there is none'})"
-            for e in entries
-            if "colours" in e and e["colours"] not in lenders
-        ]
-    sized = any("pixel_size" in e for kind in ENTRIES for e in domain.get(kind, ()))
+    sized = any("pixel_size" in e for kind in ENTRIES for e in domain[kind])
     if unit == "auto" and sized:
         found.append(f"{where}.unit must be given where an entry has a pixel_size")
     found += [

@@ -73,7 +73,7 @@ def curves(card: ModelCard, domain: str, path: Path) -> None:
     figure, axes = plt.subplots(1, len(parts), figsize=(14, 2.6), constrained_layout=True)
     for axis, (title, (stage, key)) in zip(axes, parts.items(), strict=True):
         before = 0.0
-        for run in (*(f"{stage}-{n}" for n in ("first", "second", "third")), stage):
+        for run in (f"{stage}-first", f"{stage}-second", stage):
             file = METRICS / f"{run}.jsonl"
             if not file.exists():
                 continue

@@ -156,23 +156,23 @@ _KINDS = {
 
 def problems(config: Mapping[str, Any]) -> list[str]:
     """What is wrong with a configuration, one phrase each: keys, kinds, then what does not fit."""
-    found = _problems("", config, _CONFIG)
+    found = _key_problems("", config, _CONFIG)
     domains = config.get("domains")
     if isinstance(domains, dict):
         if not domains:
             found.append("domains is empty")
         for name, domain in domains.items():
-            found += _problems(f"domains.{name}", domain, _DOMAIN)
+            found += _key_problems(f"domains.{name}", domain, _DOMAIN)
     return found or _misfits(config)
 
 
-def _problems(where: str, value: Any, spec: Any) -> list[str]:
-    """What is wrong with ``value`` at ``where``, one phrase each."""
+def _key_problems(where: str, value: Any, spec: Any) -> list[str]:
+    """Keys that are missing or unknown at ``where``, and values of a wrong kind."""
     place = where or "it"
     if isinstance(spec, list):
         if not isinstance(value, list) or not value:
             return [f"{place} must be a list of at least one entry"]
-        return [p for i, v in enumerate(value) for p in _problems(f"{where}[{i}]", v, spec[0])]
+        return [p for i, v in enumerate(value) for p in _key_problems(f"{where}[{i}]", v, spec[0])]
     if not isinstance(spec, dict):
         kinds = spec if isinstance(spec, tuple) else (spec,)
         # bool is an int to Python, but no number to whoever writes YAML
@@ -192,7 +192,7 @@ def _problems(where: str, value: Any, spec: Any) -> list[str]:
     found += [f"{dot}{k} is missing" for k in spec if not k.endswith("?") and k not in value]
     for key, kind in known.items():
         if key in value:
-            found += _problems(f"{dot}{key}", value[key], kind)
+            found += _key_problems(f"{dot}{key}", value[key], kind)
     return found
 
 
